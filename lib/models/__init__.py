@@ -1,0 +1,1 @@
+"""Networks. Models never import data."""
