@@ -1,0 +1,250 @@
+"""StreetHazards: street scenes with twelve kinds of things and a background, and at test time something that fits none.
+
+Layout and label ids are those of the published archives (Hendrycks et al., Scaling Out-of-Distribution Detection for
+Real-World Settings, ICML 2022); data/streethazards holds a rendered stand-in of the same layout. Introduced in
+notebooks/streethazards.ipynb. `python -m lib.data.streethazards DIR` verifies a whole download.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from lib import ROOT
+from lib.data import DataError
+
+#: Index 0..13; the files hold index + 1. `unlabeled` is a trained class like any other: nearly all of it is sky.
+CLASSES = (
+    "unlabeled", "building", "fence", "other", "pedestrian", "pole", "road line",
+    "road", "sidewalk", "vegetation", "car", "wall", "traffic sign", "anomaly",
+)  # fmt: skip
+ANOMALY = 13  # index of the class that only the test split holds
+IGNORE = 255  # what a transform must fill a label with; no file holds it
+
+#: One RGB colour a class. Chosen so that any two stay apart (CIE76 distance above 20) with normal vision, protanopia,
+#: deuteranopia and tritanopia; the anomaly is the one saturated red.
+PALETTE = np.array(
+    [
+        (161, 195, 255), (99, 108, 63), (206, 154, 124), (156, 111, 204), (255, 24, 145), (90, 52, 124),
+        (253, 255, 248), (34, 37, 58), (192, 192, 209), (23, 156, 46), (19, 59, 170), (126, 74, 91),
+        (250, 220, 50), (243, 25, 0),
+    ],
+    dtype=np.uint8,
+)  # fmt: skip
+
+#: Split: part of the archive, folder inside images/ and annotations/, and the number of frames of the real set.
+SPLITS = {
+    "train": ("train", "training", 5125),
+    "validation": ("train", "validation", 1031),
+    "test": ("test", "test", 1500),
+}
+SUFFIXES = (".png", ".jpg", ".jpeg")  # the real set is PNG; the stand-in keeps its images as JPEG to stay small
+_TO_RGB = "give an 8-bit RGB or RGBA image"
+
+
+class StreetHazards(Dataset):
+    """One split: item i is an image, float32 `[3, H, W]` in 0..1, and its label, int64 `[H, W]` with ids 0..13.
+
+    Introduced in notebooks/streethazards.ipynb.
+
+    Args:
+        root: the folder that holds `train/` and `test/`.
+        split: train, validation or test.
+        transforms: called with (tv_tensors.Image, tv_tensors.Mask) and returning the two, so that any torchvision v2
+            transform moves both with one draw. Fill what moves in with `{tv_tensors.Mask: IGNORE, "others": 0}`:
+            0 is a real class.
+
+    Attributes:
+        pairs: (image, label) paths, in the order of the .odgt index, or sorted where there is none.
+        names: image paths below root, with forward slashes.
+        towns: the folder of each image; the test towns appear in no other split.
+
+    Raises:
+        DataError: unknown split, nothing there, damaged index, or an image without its label or the reverse; and, when
+            an item is read: an unreadable file, sizes that differ, ids out of range, an anomaly outside the test split.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = ROOT / "data" / "streethazards",
+        split: str = "train",
+        transforms: Callable | None = None,
+    ):
+        if split not in SPLITS:
+            raise DataError(f"StreetHazards has no split {split!r}; give one of {', '.join(SPLITS)}")
+        self.root, self.split, self.transforms = Path(root), split, transforms
+        part, folder, _ = SPLITS[split]
+        index = self.root / part / f"{split}.odgt"
+        self.pairs = _listed(index, self.root) if index.is_file() else _walked(self.root / part, folder)
+        if not self.pairs:
+            raise DataError(f"{self.root} holds no {split} frames; data/streethazards/README.md says what goes where")
+        self.names = [image.relative_to(self.root).as_posix() for image, _ in self.pairs]
+        self.towns = [image.parent.name for image, _ in self.pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image_path, label_path = self.pairs[index]
+        image, label = read_image(image_path), self.label(index)
+        if image.shape[1:] != label.shape:
+            (h, w), (hh, ww) = image.shape[1:], label.shape
+            raise DataError(f"{label_path} is {ww} x {hh} px, {image_path} is {w} x {h}; extract the archive again")
+        if self.transforms is not None:
+            image, label = self.transforms(tv_tensors.Image(image), tv_tensors.Mask(label))
+        return image.as_subclass(torch.Tensor), label.as_subclass(torch.Tensor).long()
+
+    def label(self, index: int) -> torch.Tensor:
+        """The label of frame `index` before any transform, uint8 `[H, W]` with ids 0..13."""
+        label = read_label(self.pairs[index][1])
+        if self.split != "test" and (label == ANOMALY).any():
+            raise DataError(f"{self.pairs[index][1]} holds anomaly pixels, which only the test split may")
+        return label
+
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """Per class, over the labels as stored: `pixels`, `share` of all pixels in 0..1, and `images` that hold it."""
+        labels = (self.label(i).flatten() for i in range(len(self)))
+        counts = torch.stack([torch.bincount(label, minlength=len(CLASSES)) for label in labels])
+        pixels, images = counts.sum(0), (counts > 0).sum(0)
+        return {
+            name: {"pixels": int(pixels[c]), "share": float(pixels[c] / pixels.sum()), "images": int(images[c])}
+            for c, name in enumerate(CLASSES)
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Split, size and a short hash over names, sizes and the ends of all files; recorded with every run.
+
+        A PNG ends with the checksum of its pixels and a JPEG with the last of its entropy code, so the ends change
+        with the content and megabytes need not be read.
+        """
+        digest = hashlib.sha256()
+        for path in (p for pair in self.pairs for p in pair):
+            digest.update(f"{path.relative_to(self.root).as_posix()} {path.stat().st_size} ".encode())
+            with path.open("rb") as file:
+                file.seek(-min(64, path.stat().st_size), 2)
+                digest.update(file.read())
+        return f"streethazards {self.split} n={len(self)} sha256={digest.hexdigest()[:12]}"
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """An image file as float32 `[3, H, W]` in 0..1; transparency is dropped. Raises DataError if it is not readable."""
+    pixels = _pixels(path, "RGB", _TO_RGB)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float() / 255
+
+
+def read_label(path: Path) -> torch.Tensor:
+    """A label file (8-bit, ids 1..14) as uint8 `[H, W]` of ids 0..13. Raises DataError if it is anything else."""
+    pixels = _pixels(path, None, "give an 8-bit PNG with one channel of ids 1..14")
+    wrong = pixels[(pixels < 1) | (pixels > len(CLASSES))]
+    if wrong.size:
+        raise DataError(f"{path} holds the id {wrong[0]} in {wrong.size} pixels; the ids are 1..{len(CLASSES)}")
+    return torch.from_numpy(pixels - np.uint8(1))
+
+
+def check(root: str | Path) -> list[str]:
+    """Read every file of every split and print a report: counts, towns, sizes, class shares, and what is wrong.
+
+    Returns the problems, one sentence each; none means that all is well. Introduced in notebooks/streethazards.ipynb.
+    """
+    problems, towns = [], {}
+    for split, (_, _, real) in SPLITS.items():
+        try:
+            data = StreetHazards(root, split)
+        except DataError as error:
+            problems.append(str(error))
+            print(f"{split}: not usable")
+            continue
+        towns[split] = set(data.towns)
+        sizes, pixels = set(), np.zeros(len(CLASSES), np.int64)
+        for i in range(len(data)):
+            try:
+                image, label = data[i]
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            sizes.add(f"{image.shape[2]} x {image.shape[1]}")
+            pixels += np.bincount(label.flatten(), minlength=len(CLASSES))
+        share = 100 * pixels / max(pixels.sum(), 1)
+        print(f"{split}: {len(data)} frames (the real set has {real}), towns {', '.join(sorted(towns[split]))}")
+        print(f"  {', '.join(sorted(sizes))} px; {data.fingerprint}")
+        print("  % of pixels: " + ", ".join(f"{n} {s:.2f}" for n, s in zip(CLASSES, share, strict=True)))
+        if split == "test" and not pixels[ANOMALY] and not problems:
+            problems.append(f"{data.root} has no anomaly in its test split; these may be training labels")
+    shared = towns.get("test", set()) & (towns.get("train", set()) | towns.get("validation", set()))
+    if shared:
+        problems.append(f"{root} has the towns {', '.join(sorted(shared))} both in test and elsewhere")
+    print(f"{len(problems)} problems" if problems else "no problems")
+    for problem in problems:
+        print(f"  {problem}")
+    return problems
+
+
+def _listed(index: Path, root: Path) -> list[tuple[Path, Path]]:
+    """The pairs that an .odgt names: one JSON list on one line, as published, or one object a line."""
+    try:
+        rows = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
+        named = [(str(row["fpath_img"]), str(row["fpath_segm"])) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        remedy = "extract it again, or delete it and the folders are read instead"
+        raise DataError(f"{index} is not an index of frames ({type(error).__name__}: {error}); {remedy}") from error
+    return [(_resolve(image, index, root), _resolve(label, index, root)) for image, label in named]
+
+
+def _resolve(name: str, index: Path, root: Path) -> Path:
+    """The file that an index names, relative to the folder of the index or to the data root: both are in use."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{index} names {name!r}, which may lie outside {root}; paths must be relative and go down")
+    for folder in (index.parent, root):
+        if (folder / path).is_file():
+            return folder / path
+    raise DataError(f"{index} names {name}, which is neither below {index.parent} nor below {root}; extract it again")
+
+
+def _walked(part: Path, folder: str) -> list[tuple[Path, Path]]:
+    """The pairs found in the folders: same path below `images/<folder>` and `annotations/<folder>`, any suffix."""
+    images, labels = (_files(part / kind / folder) for kind in ("images", "annotations"))
+    for has, lacks, kind in ((images, labels, "label"), (labels, images, "image")):
+        missing = sorted(has.keys() - lacks.keys())
+        if missing:
+            raise DataError(f"{has[missing[0]]} has no {kind} ({len(missing)} such files); extract the archive again")
+    return [(images[key], labels[key]) for key in sorted(images)]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Image files below a folder by relative path without suffix: never a text replaced in the whole path."""
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
+        key = path.relative_to(folder).with_suffix("").as_posix()
+        if key in found:
+            raise DataError(f"{path} and {found[key].name} have the same name; keep one of the two")
+        found[key] = path
+    return found
+
+
+def _pixels(path: Path, mode: str | None, remedy: str) -> np.ndarray:
+    """uint8 pixels of an image file, converted to `mode`, or as stored if it is None (then one channel is demanded)."""
+    try:
+        with Image.open(path) as image:
+            if mode is None and image.mode not in ("L", "P"):  # of a palette image the indices are the ids
+                raise DataError(f"{path} has the pixel mode {image.mode}; {remedy}")
+            return np.array(image if mode is None else image.convert(mode))
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not readable ({error}); {remedy}") from error
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python -m lib.data.streethazards DIR")
+    raise SystemExit(1 if check(sys.argv[1]) else 0)

@@ -1,0 +1,338 @@
+"""lib.data.streethazards: the layout of the published archives, what its index files may look like, and every error."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from lib.data import DataError
+from lib.data.streethazards import ANOMALY, CLASSES, IGNORE, PALETTE, SPLITS, StreetHazards, check
+
+TOWNS = {"train": ("t1", "t2"), "validation": ("t1", "t2"), "test": ("t5", "t6")}
+H, W = 12, 20
+
+
+def make(root: Path, mode: str = "RGBA", suffix: str = ".png", frames: int = 2) -> Path:
+    """A tiny download: `frames` frames a town, the red channel of each image is ten times its label's index."""
+    rng = np.random.default_rng(0)
+    for split, (part, folder, _) in SPLITS.items():
+        for town in TOWNS[split]:
+            for i in range(frames):
+                label = rng.integers(0, 14 if split == "test" else 13, (H, W)).astype(np.uint8)
+                rgba = np.stack(
+                    [label * 10, np.full_like(label, i), np.full_like(label, 7), np.full_like(label, 9)], -1
+                )
+                for kind, picture, end in (("images", rgba, suffix), ("annotations", label + 1, ".png")):
+                    path = root / part / kind / folder / town / f"{i:03d}{end}"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    image = Image.fromarray(picture)
+                    (image.convert(mode) if kind == "images" else image).save(path)
+    return root
+
+
+def index(root: Path, split: str, below: Path, lines: bool = False) -> Path:
+    """Write the index of a split with paths relative to `below`, newest frame first, and return it."""
+    pairs = StreetHazards(root, split).pairs[::-1]
+    keys = ("fpath_img", "fpath_segm")
+    rows = [
+        {"dbName": "StreetHazards", "width": W, "height": H}
+        | {k: p.relative_to(below).as_posix() for k, p in zip(keys, pair, strict=True)}
+        for pair in pairs
+    ]
+    path = root / SPLITS[split][0] / f"{split}.odgt"
+    path.write_text("\n".join(json.dumps(r) for r in rows) if lines else json.dumps(rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make(tmp_path / "my images" / "images")
+
+
+# what an item is
+
+
+def test_item_is_a_float_image_and_a_long_label(root):
+    for split, (part, folder, _) in SPLITS.items():
+        data = StreetHazards(root, split)
+        assert len(data) == 4 and data.towns == [t for t in TOWNS[split] for _ in range(2)]
+        assert data.names[0] == f"{part}/images/{folder}/{TOWNS[split][0]}/000.png"
+        for image, label in data:
+            assert image.dtype == torch.float32 and image.shape == (3, H, W) and type(image) is torch.Tensor
+            assert label.dtype == torch.int64 and label.shape == (H, W) and type(label) is torch.Tensor
+            assert torch.equal((image[0] * 255).round().long(), label * 10), "image and label are of different frames"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
+def test_pixel_modes(tmp_path, mode):
+    image, _ = StreetHazards(make(tmp_path, mode), "test")[0]
+    assert image.shape == (3, H, W) and 0 < image.max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".JPG"])
+def test_suffix_of_images_may_differ_from_that_of_labels(tmp_path, suffix):
+    assert len(StreetHazards(make(tmp_path, "RGB", suffix), "validation")) == 4
+
+
+def test_batches_in_worker_processes(root):
+    (image, label), _ = list(DataLoader(StreetHazards(root, "train"), batch_size=2, num_workers=2))
+    assert image.shape == (2, 3, H, W) and label.shape == (2, H, W)
+
+
+def test_classes_and_palette():
+    assert len(CLASSES) == len(PALETTE) == 14 and CLASSES[ANOMALY] == "anomaly" and CLASSES[7] == "road"
+    assert PALETTE.dtype == np.uint8 and IGNORE not in range(14)
+
+
+@pytest.mark.parametrize(
+    "seen",  # linear RGB as dichromats see it: Machado, Oliveira and Fernandes, IEEE TVCG 2009, severity 1
+    {
+        "normal": np.eye(3),
+        "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+        "deuteranopia": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+        "tritanopia": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_palette_keeps_classes_apart(seen):
+    from skimage.color import rgb2lab
+
+    linear = (PALETTE / 255.0) ** 2.2
+    lab = rgb2lab((np.clip(linear @ np.array(seen[1]).T, 0, 1) ** (1 / 2.2))[None])[0]
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1000 * np.eye(14)
+    assert distance.min() > 20, CLASSES[int(distance.min(1).argmin())]
+
+
+# transforms
+
+
+class Seen(v2.Transform):
+    """Keeps what it was given."""
+
+    def forward(self, *inputs):
+        self.inputs = inputs
+        return inputs
+
+
+def test_transforms_get_tv_tensors(root):
+    seen = Seen()
+    StreetHazards(root, "train", seen)[0]
+    assert [type(x) for x in seen.inputs] == [tv_tensors.Image, tv_tensors.Mask]
+    assert seen.inputs[0].dtype == torch.float32
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), i=st.integers(0, 3))
+def test_one_draw_moves_image_and_label_together(tiny, seed, i):
+    fill = {tv_tensors.Mask: IGNORE, "others": 0}
+    moves = [v2.RandomHorizontalFlip(0.5), v2.RandomCrop((9, 14), pad_if_needed=True, padding=3, fill=fill)]
+    torch.manual_seed(seed)
+    image, label = StreetHazards(tiny, "train", v2.Compose(moves))[i]
+    inside = label != IGNORE
+    assert image.shape[1:] == label.shape == (9, 14) and inside.any()
+    assert torch.equal((image[0] * 255).round().long()[inside], label[inside] * 10)
+    assert (image[:, ~inside] == 0).all(), "what is filled is not labelled as ignored"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("tiny"))
+
+
+# the index
+
+
+@pytest.mark.parametrize("lines", [False, True], ids=["one JSON list", "an object a line"])
+@pytest.mark.parametrize("below", ["part", "root"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_index_in_both_forms_and_relative_to_both_folders(root, split, below, lines):
+    walked = StreetHazards(root, split).pairs
+    index(root, split, root if below == "root" else root / SPLITS[split][0], lines)
+    assert StreetHazards(root, split).pairs == walked[::-1], "the order of the index is not kept"
+
+
+def test_index_decides_which_frames_there_are(root):
+    path = index(root, "train", root)
+    path.write_text(json.dumps(json.loads(path.read_text())[:1]))
+    assert len(StreetHazards(root, "train")) == 1 and len(StreetHazards(root, "validation")) == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '[{"fpath_img": "a.png"}]', "null", '"a"', "\n[{}]"], ids=lambda t: repr(t)
+)
+def test_damaged_index_is_named(root, text):
+    path = root / "train" / "train.odgt"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"train\.odgt is not an index"):
+        StreetHazards(root, "train")
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "/etc/outside.png", "train/../../outside.png", "..\\outside.png"])
+def test_index_may_not_leave_the_root(root, name):
+    (root.parent / "outside.png").touch()
+    path = index(root, "train", root)
+    path.write_text(json.dumps([{"fpath_img": name, "fpath_segm": name}]))
+    with pytest.raises(DataError, match="outside"):
+        StreetHazards(root, "train")
+
+
+def test_index_naming_an_absent_file(root):
+    index(root, "test", root)
+    victim = StreetHazards(root, "test").pairs[1][1]
+    victim.unlink()
+    with pytest.raises(DataError, match=f"{victim.parent.name}/{victim.name}, which is neither"):
+        StreetHazards(root, "test")
+
+
+# errors name the file
+
+
+@pytest.mark.parametrize("which, word", [(0, "no image"), (1, "no label")])
+def test_image_without_label_and_label_without_image(root, which, word):
+    pair = StreetHazards(root, "train").pairs[2]
+    pair[which].unlink()
+    with pytest.raises(DataError, match=word) as error:
+        StreetHazards(root, "train")
+    assert str(pair[1 - which]) in str(error.value)
+
+
+def test_same_name_twice(root):
+    image = StreetHazards(root, "train").pairs[0][0]
+    Image.open(image).convert("RGB").save(image.with_suffix(".jpg"))
+    with pytest.raises(DataError, match="same name"):
+        StreetHazards(root, "train")
+
+
+def test_unknown_split_and_empty_folder(tmp_path):
+    with pytest.raises(DataError, match="no split 'val'"):
+        StreetHazards(tmp_path, "val")
+    with pytest.raises(DataError, match="holds no test frames"):
+        StreetHazards(tmp_path, "test")
+
+
+@pytest.mark.parametrize("value", [0, 15, 255])
+def test_id_out_of_range(root, value):
+    data = StreetHazards(root, "test")
+    pixels = np.array(Image.open(data.pairs[3][1]))
+    pixels[4, 5] = value
+    Image.fromarray(pixels).save(data.pairs[3][1])
+    with pytest.raises(DataError, match=f"holds the id {value} in 1 pixels") as error:
+        data[3]
+    assert str(data.pairs[3][1]) in str(error.value)
+
+
+@pytest.mark.parametrize("split, fine", [("train", False), ("validation", False), ("test", True)])
+def test_anomaly_outside_the_test_split(root, split, fine):
+    data = StreetHazards(root, split)
+    Image.fromarray(np.full((H, W), ANOMALY + 1, np.uint8)).save(data.pairs[0][1])
+    if fine:
+        assert (data[0][1] == ANOMALY).all()
+    else:
+        with pytest.raises(DataError, match="anomaly") as error:
+            data[0]
+        assert str(data.pairs[0][1]) in str(error.value)
+
+
+def test_sizes_that_differ(root):
+    data = StreetHazards(root, "train")
+    Image.new("L", (W, H + 1), 1).save(data.pairs[0][1])
+    with pytest.raises(DataError, match="20 x 13 px") as error:
+        data[0]
+    assert all(str(path) in str(error.value) for path in data.pairs[0])
+
+
+def test_label_with_colours(root):
+    data = StreetHazards(root, "train")
+    Image.new("RGB", (W, H), (1, 1, 1)).save(data.pairs[0][1])
+    with pytest.raises(DataError, match="pixel mode RGB") as error:
+        data[0]
+    assert str(data.pairs[0][1]) in str(error.value)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["image", "label"])
+@pytest.mark.parametrize("damage", [b"", b"not a picture", None], ids=["empty", "garbage", "truncated"])
+def test_unreadable_file(root, which, damage):
+    data = StreetHazards(root, "train")
+    path = data.pairs[1][which]
+    path.write_bytes(path.read_bytes()[:-30] if damage is None else damage)
+    with pytest.raises(DataError, match="not readable") as error:
+        data[1]
+    assert str(path) in str(error.value)
+
+
+# statistics, fingerprint, check
+
+
+def test_statistics_count_stored_labels(root):
+    data = StreetHazards(root, "test", v2.RandomCrop(4))
+    for _, label in data.pairs:
+        Image.fromarray(np.full((H, W), 8, np.uint8)).save(label)
+    Image.fromarray(np.repeat(np.uint8([8, 14]), H * W // 2).reshape(H, W)).save(data.pairs[0][1])
+    found = data.statistics()
+    assert list(found) == list(CLASSES)
+    assert found["road"] == {"pixels": 4 * H * W - H * W // 2, "share": 0.875, "images": 4}
+    assert found["anomaly"] == {"pixels": H * W // 2, "share": 0.125, "images": 1}
+    assert found["car"] == {"pixels": 0, "share": 0, "images": 0}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_fingerprint_follows_content_and_names(root, tmp_path, which):
+    before = StreetHazards(root, "train").fingerprint
+    assert before == StreetHazards(make(tmp_path / "elsewhere"), "train").fingerprint
+    path = StreetHazards(root, "train").pairs[3][which]
+    pixels = np.array(Image.open(path))
+    pixels[0, 0] = pixels[0, 0] % 13 + 1
+    Image.fromarray(pixels).save(path)
+    changed = StreetHazards(root, "train").fingerprint
+    assert changed != before
+    for image_or_label in StreetHazards(root, "train").pairs[3]:
+        image_or_label.rename(image_or_label.with_name("zzz.png"))
+    assert StreetHazards(root, "train").fingerprint not in (before, changed)
+
+
+def test_check_of_a_sound_download(root, capsys):
+    assert check(root) == []
+    report = capsys.readouterr().out
+    assert "train: 4 frames (the real set has 5125), towns t1, t2" in report
+    assert "20 x 12 px" in report and "no problems" in report and "1031" in report and "1500" in report
+
+
+def test_check_reports_every_problem_and_goes_on(root, capsys):
+    data = StreetHazards(root, "train")
+    data.pairs[0][0].write_bytes(b"")
+    Image.new("L", (W, H), 99).save(data.pairs[2][1])
+    (root / "test" / "test.odgt").write_text("{")
+    (root / "train/images/validation/t1").rename(root / "train/images/validation/t5")
+    problems = check(root)
+    assert len(problems) == 4 and "4 problems" in capsys.readouterr().out
+    assert [str(p) in text for p, text in zip([data.pairs[0][0], data.pairs[2][1]], problems, strict=False)] == [
+        True
+    ] * 2
+
+
+def test_check_finds_shared_towns_and_a_test_split_without_anomalies(root):
+    for kind in ("images", "annotations"):
+        (root / f"test/{kind}/test/t5").rename(root / f"test/{kind}/test/t1")
+    for _, label in StreetHazards(root, "test").pairs:
+        Image.new("L", (W, H), 3).save(label)
+    problems = check(root)
+    assert len(problems) == 2 and "no anomaly" in problems[0] and "towns t1" in problems[1]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # runpy: the module is imported already
+def test_check_from_the_command_line(root, tmp_path, monkeypatch):
+    for arguments, code in (([root], 0), ([tmp_path / "none"], 1), ([], "usage: python -m lib.data.streethazards DIR")):
+        monkeypatch.setattr(sys, "argv", ["streethazards", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module("lib.data.streethazards", run_name="__main__")
+        assert end.value.code == code
