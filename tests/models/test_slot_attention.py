@@ -1,0 +1,118 @@
+"""Slot Attention does what algorithm 1 says, and its symmetries are exact."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib.models.slot_attention import SlotAttention
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    return SlotAttention(input_dim=6, slot_dim=8, num_slots=4, iterations=3, hidden_dim=16).double()
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(2, 10, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def start():
+    return torch.randn(2, 4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def test_shapes_and_competition(module, inputs):
+    slots, attention = module(inputs)
+    assert slots.shape == (2, 4, 8) and attention.shape == (2, 4, 10)
+    torch.testing.assert_close(attention.sum(1), torch.ones(2, 10, dtype=torch.float64))
+
+
+def test_permuting_inputs_permutes_only_the_attention(module, inputs, start):
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(3))
+    slots, attention = module(inputs, start)
+    permuted_slots, permuted_attention = module(inputs[:, order], start)
+    torch.testing.assert_close(permuted_slots, slots)
+    torch.testing.assert_close(permuted_attention, attention[:, :, order])
+
+
+def test_permuting_initial_slots_permutes_the_slots(module, inputs, start):
+    order = torch.tensor([2, 0, 3, 1])
+    slots, attention = module(inputs, start)
+    permuted_slots, permuted_attention = module(inputs, start[:, order])
+    torch.testing.assert_close(permuted_slots, slots[:, order])
+    torch.testing.assert_close(permuted_attention, attention[:, order])
+
+
+def test_images_of_a_batch_do_not_see_each_other(module, inputs, start):
+    changed = inputs.clone()
+    changed[1] += 1
+    slots, _ = module(inputs, start)
+    changed_slots, _ = module(changed, start)
+    assert torch.equal(slots[0], changed_slots[0]) and not torch.equal(slots[1], changed_slots[1])
+
+
+def test_gradients(module, inputs, start):
+    module.iterations = 2
+    check = (inputs[:1, :4].requires_grad_(), start[:1].requires_grad_())
+    assert torch.autograd.gradcheck(lambda x, s: tuple(module(x, s, temperature=0.7)), check)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_agrees_with_the_published_algorithm_in_numpy(module, inputs, start, temperature):
+    """Algorithm 1 of the paper written out once more, in numpy and without looking at the module's forward."""
+    weight = {name: value.detach().numpy() for name, value in module.named_parameters()}
+
+    def layer_norm(x, name):
+        x = x - x.mean(-1, keepdims=True)
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * weight[name + ".weight"] + weight[name + ".bias"]
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    def gru(x, h):
+        gates_x = x @ weight["gru.weight_ih"].T + weight["gru.bias_ih"]
+        gates_h = h @ weight["gru.weight_hh"].T + weight["gru.bias_hh"]
+        (rx, zx, nx), (rh, zh, nh) = np.split(gates_x, 3, -1), np.split(gates_h, 3, -1)
+        r, z = sigmoid(rx + rh), sigmoid(zx + zh)
+        return (1 - z) * np.tanh(nx + r * nh) + z * h
+
+    x, slots = layer_norm(inputs.numpy(), "norm_inputs"), start.numpy()
+    k, v = x @ weight["to_k.weight"].T, x @ weight["to_v.weight"].T
+    for _ in range(3):
+        q = layer_norm(slots, "norm_slots") @ weight["to_q.weight"].T
+        logits = k @ q.transpose(0, 2, 1) / np.sqrt(8) / temperature  # [B, N, K]
+        attention = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        mean = attention + 1e-8
+        mean = mean / mean.sum(1, keepdims=True)
+        slots = gru(mean.transpose(0, 2, 1) @ v, slots)
+        hidden = np.maximum(layer_norm(slots, "mlp.0") @ weight["mlp.1.weight"].T + weight["mlp.1.bias"], 0)
+        slots = slots + hidden @ weight["mlp.3.weight"].T + weight["mlp.3.bias"]
+    ours, ours_attention = module(inputs, start, temperature=temperature)
+    np.testing.assert_allclose(ours.detach().numpy(), slots, atol=1e-10)
+    np.testing.assert_allclose(ours_attention.detach().numpy(), attention.transpose(0, 2, 1), atol=1e-10)
+
+
+def test_a_lower_temperature_competes_harder(module, inputs, start):
+    def entropy(temperature):
+        attention = module(inputs, start, temperature=temperature, iterations=1).attention
+        return torch.special.entr(attention).sum(1).mean()
+
+    assert entropy(0.1) < entropy(1.0) < entropy(10.0)
+
+
+def test_gaussian_slots_are_drawn_and_learned_slots_are_not():
+    torch.manual_seed(0)
+    gaussian, learned = SlotAttention(6, 8, 4), SlotAttention(6, 8, 4, init="learned")
+    assert not torch.equal(gaussian.initial_slots(2), gaussian.initial_slots(2))
+    assert torch.equal(learned.initial_slots(2), learned.initial_slots(2))
+    start = learned.initial_slots(1)[0]
+    assert torch.unique(start, dim=0).shape == start.shape, "learned slots must differ from each other"
+
+
+def test_wrong_settings_are_errors(inputs):
+    with pytest.raises(ValueError, match="gaussian, learned"):
+        SlotAttention(6, init="gausian")
+    with pytest.raises(ValueError, match="positive"):
+        SlotAttention(6, 8).double()(inputs, temperature=0.0)
