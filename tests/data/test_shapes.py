@@ -1,0 +1,83 @@
+"""Shapes are exact, seeded and never surprise."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.data import DataError
+from lib.data.shapes import COLOURS, Shapes
+
+
+@given(seed=st.integers(0, 1000), low=st.integers(0, 3), more=st.integers(0, 2), size=st.sampled_from([32, 48, 64]))
+@settings(max_examples=25, deadline=None)
+def test_masks_are_exact(seed, low, more, size):
+    made = Shapes(3, size=size, count=(low, low + more), radius=(0.1, 0.15), seed=seed)
+    for picture, mask in made:
+        assert picture.shape == (3, size, size) and picture.dtype == torch.float32
+        ids = mask.unique().tolist()
+        assert ids == list(range(len(ids))) and low <= len(ids) - 1 <= low + more, "every shape is visible"
+        assert (picture[:, mask == 0] == 0).all(), "background where the mask says so"
+        for i in ids[1:]:
+            colour = picture[:, mask == i].T.unique(dim=0)
+            assert len(colour) == 1, "one flat colour under one id"
+            assert min(np.abs(colour[0].numpy() - c).max() for c in COLOURS.values()) < 1e-6
+
+
+def test_picture_i_depends_on_the_seed_and_i_alone():
+    few, many, other = Shapes(3, seed=1), Shapes(50, seed=1), Shapes(3, seed=2)
+    assert all(torch.equal(few[i][0], many[i][0]) for i in range(3))
+    assert not any(torch.equal(few[i][0], other[i][0]) for i in range(3))
+    pictures, masks = few.tensors
+    assert torch.equal(pictures[2], few[2][0]) and torch.equal(masks[2], few[2][1])
+
+
+@pytest.mark.parametrize(("kind", "share"), [("circle", np.pi), ("square", 2.0), ("triangle", 3 * np.sqrt(3) / 4)])
+def test_areas_are_those_of_geometry(kind, share):
+    """A circle has pi r², a square 2 r² and a triangle 3√3/4 r² of its circumscribed radius r."""
+    size, radius = 256, 0.2
+    masks = Shapes(8, size=size, count=(1, 1), kinds=[kind], radius=(radius, radius)).tensors[1]
+    area = (masks == 1).float().sum((1, 2)).numpy()
+    np.testing.assert_allclose(area, share * (radius * size) ** 2, rtol=0.02)
+
+
+def test_overlap_is_bounded():
+    apart = Shapes(20, count=(4, 4), radius=(0.14, 0.14), kinds=["circle"], overlap=0.0, seed=3).tensors[1]
+    crowded = Shapes(20, count=(4, 4), radius=(0.14, 0.14), kinds=["circle"], overlap=0.5, seed=3).tensors[1]
+
+    def smallest(masks):
+        return min(int((m == i).sum()) for m in masks for i in range(1, 5))
+
+    full = np.pi * (0.14 * 64) ** 2
+    assert smallest(apart) > 0.95 * full
+    assert 0.45 * full < smallest(crowded) < 0.95 * full
+
+
+def test_distinct_colours():
+    for picture, mask in Shapes(20, count=(4, 4), radius=(0.1, 0.12), distinct=True):
+        colours = {tuple(picture[:, mask == i][:, 0].tolist()) for i in range(1, 5)}
+        assert len(colours) == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"kinds": ["hexagon"]}, "hexagon.*circle"),
+        ({"colours": ["pink"]}, "pink.*orange"),
+        ({"count": (3, 2)}, "count"),
+        ({"radius": (0.2, 0.6)}, "radius"),
+        ({"overlap": 1.5}, "overlap"),
+        ({"count": (9, 9), "distinct": True}, "allow fewer"),
+    ],
+)
+def test_impossible_settings_are_errors(setting, message):
+    with pytest.raises(DataError, match=message):
+        Shapes(1, **setting)
+
+
+def test_what_does_not_fit_is_an_error_and_no_endless_loop():
+    with pytest.raises(DataError, match="do not fit"):
+        Shapes(1, size=32, count=(30, 30), radius=(0.3, 0.3))[0]
+    with pytest.raises(IndexError):
+        Shapes(1)[1]
