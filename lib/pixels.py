@@ -1,0 +1,115 @@
+"""The pixel series' one experiment: train the autoencoder on given pictures, under given rules, watching given others.
+
+Shared by ex_slot1 to ex_slot5, so that a checkpoint trained in one is the checkpoint loaded in another.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from lib.metrics import objects
+from lib.models.autoencoder import Autoencoder, linear_temperature
+from lib.training import Recipe, Run, fit, indices, load_or_train
+
+#: The measures that are watched during training and reported after it.
+WATCHED = ("fg_ari", "ari", "mbo", "mask_entropy", "mask_similarity", "active_slots")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What distinguishes one configuration of the pixel series from another.
+
+    Args:
+        temperature: of the masks, at the first and at the last step; linear in between.
+        glorot: initialise as the published code does; False is torch's default.
+        jitter: strength of colour jitter, 0 none, 1 brightness, contrast and saturation 0.8 and hue 0.5.
+        slots: K.
+        stride: of the encoder, see `Autoencoder`.
+    """
+
+    temperature: tuple[float, float] = (1.0, 1.0)
+    glorot: bool = True
+    jitter: float = 0.0
+    slots: int = 5
+    stride: int = 1
+
+
+def jitter(strength: float) -> v2.Transform:
+    """Colour jitter of the original study at strength 1 (ex_slot4); draws from torch's generator."""
+    s = 0.8 * strength
+    return v2.ColorJitter(s, s, s, 0.5 * strength)
+
+
+def train(
+    name: str,
+    pictures: Tensor,
+    rules: Rules,
+    recipe: Recipe,
+    data: str,
+    *,
+    held_out: tuple[Tensor, Tensor | None],
+    film: int = 2,
+    watch_every: int = 150,
+    device: str = "auto",
+) -> Run:
+    """Load or train one autoencoder (see `load_or_train`).
+
+    Args:
+        name: of the checkpoint.
+        pictures: training set `[n, 3, H, W]` in 0..1.
+        rules, recipe: the configuration; both are recorded and compared.
+        data: fingerprint of training and held-out data.
+        held_out: pictures `[m, 3, H, W]` and their ids `[m, H, W]`, or None where nobody knows them. Watched only.
+        film: so many held-out pictures' masks are kept at every watch, `extra["film"] [times, film, K, H, W]` uint8.
+    """
+    size = pictures.shape[-1]
+    config = {"recipe": asdict(recipe), "rules": asdict(rules), "size": size, "seed": recipe.seed, "n": len(pictures)}
+    config["rules"]["temperature"] = list(rules.temperature)  # JSON has no tuples, and configurations are compared
+
+    def build() -> nn.Module:
+        return Autoencoder(size, rules.slots, stride=rules.stride, glorot=rules.glorot)
+
+    def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
+        change = jitter(rules.jitter)
+
+        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+            batch = pictures[indices(recipe, step, len(pictures))].to(next(net.parameters()).device)
+            if rules.jitter:
+                batch = torch.stack([change(p) for p in batch])  # each picture its own draw
+            out = net(batch, linear_temperature(step, recipe.steps, *rules.temperature))
+            return (out.reconstruction - batch).pow(2).mean(), {}
+
+        def watch(net: nn.Module, step: int) -> dict[str, float | Tensor]:
+            temperature = linear_temperature(step - 1, recipe.steps, *rules.temperature)
+            seen = measure(net, *held_out, temperature)
+            seen["film"] = (seen.pop("masks")[:film] * 255).round().byte()
+            return seen
+
+        return fit(model, loss, recipe, state=state, device=device, watch=watch, watch_every=watch_every, label=name)
+
+    return load_or_train(name, build, fit_it, config, data)
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module, pictures: Tensor, truth: Tensor | None, temperature: float, seed: int = 0
+) -> dict[str, Any]:
+    """Means over pictures of the measures in `WATCHED`, the reconstruction error `mse`, and the `masks`.
+
+    The slots' starting noise is drawn from `seed`, so the same call gives the same numbers.
+    """
+    torch.manual_seed(seed)
+    device = next(model.parameters()).device
+    outs = [model(p.to(device), temperature) for p in pictures.split(32)]
+    masks = torch.cat([o.masks for o in outs]).float().cpu()
+    reconstruction = torch.cat([o.reconstruction for o in outs]).float().cpu()
+    ids = torch.zeros_like(masks[:, 0], dtype=torch.long) if truth is None else truth
+    values = objects.evaluate(ids, masks)
+    unknown = () if truth is not None else ("fg_ari", "ari", "mbo")
+    row: dict[str, Any] = {k: float(np.nanmean(values[k])) for k in WATCHED if k not in unknown}
+    return row | {"mse": float((reconstruction - pictures).pow(2).mean()), "masks": masks}

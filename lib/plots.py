@@ -1,0 +1,116 @@
+"""Figures: one slot palette everywhere, masks over pictures, a panel a slot, film strips and curves.
+
+The palette is Paul Tol's (his "muted" scheme, then "bright"), safe for colour-blind readers; slot k has the same colour
+in every figure of the workbook. Introduced in notebooks/ex_slot1.ipynb.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from lib import results
+
+#: Slot k's colour; 13 slots are the most any notebook uses.
+SLOTS = (
+    "#332288", "#DDCC77", "#44AA99", "#CC6677", "#88CCEE", "#AA4499", "#117733",
+    "#EE7733", "#0077BB", "#BBBBBB", "#999933", "#882255", "#EE3377",
+)  # fmt: skip
+SLOT_MAP = ListedColormap([to_rgb(c) for c in SLOTS])
+LIMIT = 300_000  # bytes a figure may have
+
+
+def picture(image: Tensor) -> np.ndarray:
+    """`[3, H, W]` in 0..1 to what matplotlib shows, `[H, W, 3]`."""
+    return image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
+
+
+def overlay(image: Tensor, masks: Tensor, strength: float = 0.65) -> np.ndarray:
+    """Winner-takes-all masks `[K, H, W]` in slot colours over a greyed picture `[3, H, W]`: `[H, W, 3]` in 0..1."""
+    grey = picture(image).mean(-1, keepdims=True)
+    colours = np.array(SLOT_MAP.colors)[masks.detach().cpu().argmax(0).numpy()]
+    return (1 - strength) * grey + strength * colours
+
+
+def labels(ids: Tensor) -> np.ndarray:
+    """Ids `[H, W]` to `[H, W, 3]`: background black, object i in slot colour i+1."""
+    ids = ids.cpu().numpy().astype(int)
+    colours = np.vstack([np.zeros(3), np.array(SLOT_MAP.colors)[1:], np.array(SLOT_MAP.colors)[:1]])
+    return colours[np.where(ids == 0, 0, (ids - 1) % (len(colours) - 1) + 1)]
+
+
+def match(masks: Tensor, reference: Tensor) -> Tensor:
+    """Reorder masks `[K, ...]` so that slot k is the one most like slot k of the reference: equal colours, equal slots.
+
+    For looking only: no measure is taken on masks reordered here.
+    """
+    a, b = reference.flatten(1).double(), masks.flatten(1).double()
+    rows, columns = linear_sum_assignment(-(a @ b.T).numpy())
+    return masks[torch.as_tensor(columns[np.argsort(rows)])]
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), names: Sequence[str] = ()) -> Figure:
+    """Pictures in rows and columns, a title a column and a name a row; 2-D arrays are shown in grey, 0..1."""
+    height, width = len(rows), max(len(r) for r in rows)
+    figure, axes = plt.subplots(height, width, figsize=(1.35 * width + 0.4, 1.35 * height + 0.3), squeeze=False)
+    for y, row in enumerate(rows):
+        for x, axis in enumerate(axes[y]):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if x < len(row):
+                axis.imshow(row[x], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            if y == 0 and x < len(titles):
+                axis.set_title(titles[x], fontsize=9)
+            if x == 0 and y < len(names):
+                axis.set_ylabel(names[y], fontsize=9)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def slot_panels(image: Tensor, reconstruction: Tensor, masks: Tensor, pictures: Tensor) -> list[np.ndarray]:
+    """One row for `grid`: picture, reconstruction, overlay, then every slot's picture through its mask."""
+    shown = [picture(image), picture(reconstruction), overlay(image, masks)]
+    return shown + [picture(p * m + (1 - m)) for p, m in zip(pictures, masks, strict=True)]
+
+
+def curves(
+    axis: plt.Axes, histories: dict[str, list[list[dict[str, float]]]], metric: str, ylabel: str, log: bool = False
+) -> None:
+    """Mean over seeds of one metric against steps, a line a configuration, with a band of one standard deviation."""
+    for colour, (name, runs) in zip(
+        (*SLOTS[:1], *SLOTS[3:4], *SLOTS[2:3], *SLOTS[1:2]), histories.items(), strict=False
+    ):
+        steps = [row["step"] for row in runs[0] if metric in row]
+        values = np.array([[row[metric] for row in run if metric in row] for run in runs])
+        mean, sd = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else 0
+        axis.plot(steps, mean, color=colour, label=name)
+        axis.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
+    axis.set(xlabel="optimiser steps", ylabel=ylabel, yscale="log" if log else "linear")
+    axis.grid(alpha=0.3)
+
+
+def save(figure: Figure, name: str) -> Path:
+    """Write `figures/<name>.png` under the output folder, show it, and keep it under 300 KB by fewer colours.
+
+    Raises:
+        ValueError: even with 256 colours the picture is too large; make it smaller or show less.
+    """
+    path = results.out() / "figures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    figure.savefig(temporary, dpi=110)
+    if temporary.stat().st_size > LIMIT:
+        Image.open(temporary).convert("RGB").quantize(256).save(temporary, optimize=True)
+    if (size := temporary.stat().st_size) > LIMIT:
+        temporary.unlink()
+        raise ValueError(f"figure {name} has {size} bytes, the limit is {LIMIT}; make it smaller or show less")
+    temporary.replace(path)
+    plt.show()
+    return path

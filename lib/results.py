@@ -1,0 +1,140 @@
+"""One JSON a run: the only source of numbers for tables, README and figures. Where output goes is decided here too."""
+
+import json
+import math
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from lib import ROOT, checkpoints
+
+LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric", "papermill")
+
+
+def out() -> Path:
+    """The folder for figures, results and new checkpoints: `SLOTS_OUT`, set by `lib.run`, else `runs/explore`.
+
+    So exploring in JupyterLab or replaying never touches what is committed.
+    """
+    return Path(os.environ.get("SLOTS_OUT", ROOT / "runs" / "explore")).resolve()
+
+
+def write(
+    notebook: str,
+    runs: list[dict[str, Any]],
+    *,
+    params: dict[str, Any],
+    data: dict[str, str],
+    headline: tuple[str, str],
+    device: str = "cpu",
+) -> pd.DataFrame:
+    """Write `figures/results/<notebook>.json` under `out()` and return its summary as a table.
+
+    Introduced in notebooks/ex_slot1.ipynb.
+
+    Args:
+        runs: one a configuration and seed: `{"config", "seed", "metrics": {name: float}, "seconds"}`.
+        params: the notebook's parameters.
+        data: `{"name", "split", "fingerprint"}`; the name says "stand-in" where it is one.
+        headline: configuration and metric that `lib.run` shows in its table.
+
+    Raises:
+        ValueError: a run lacks a key, or the headline names no configuration or metric of the runs.
+    """
+    for run in runs:
+        if missing := {"config", "seed", "metrics"} - run.keys():
+            raise ValueError(f"a run of {notebook} lacks {sorted(missing)}: {run}")
+    summary = summarise(runs)
+    if headline[1] not in summary.get(headline[0], {}):
+        raise ValueError(f"headline {headline} is no configuration and metric of {notebook}: {list(summary)}")
+    document = {
+        "notebook": notebook,
+        "profile": os.environ.get("SLOTS_PROFILE", "default"),
+        "date": time.strftime("%Y-%m-%d"),
+        "revision": checkpoints.revision(),
+        "device": device,
+        "versions": versions(),
+        "data": data,
+        "params": params,
+        "headline": {"config": headline[0], "metric": headline[1]},
+        "runs": runs,
+        "summary": summary,
+    }
+    path = out() / "figures" / "results" / f"{notebook}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(_plain(document), indent=1) + "\n")
+    os.replace(temporary, path)
+    return table(summary)
+
+
+def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean, sample standard deviation (n - 1; NaN for one run) and n of every metric of every configuration.
+
+    A NaN in a run (nothing to measure) is left out, and n says so.
+    """
+    summary: dict[str, dict[str, dict[str, float]]] = {}
+    for config in dict.fromkeys(run["config"] for run in runs):
+        frame = pd.DataFrame([run["metrics"] for run in runs if run["config"] == config], dtype=float)
+        summary[config] = {
+            name: {"mean": column.mean(), "sd": column.std(), "n": int(column.count())}
+            for name, column in frame.items()
+        }
+    return summary
+
+
+def table(summary: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
+    """A summary as text, one row a configuration: `0.93 ± 0.02`, or the bare mean of a single run."""
+
+    def cell(value: dict[str, float]) -> str:
+        spread = "" if math.isnan(value["sd"]) else f" ± {value['sd']:.3f}"
+        return f"{value['mean']:.3f}{spread}" if value["n"] else "-"
+
+    return pd.DataFrame({c: {m: cell(v) for m, v in metrics.items()} for c, metrics in summary.items()}).T.fillna("-")
+
+
+def read(notebook: str, folder: Path | None = None) -> dict[str, Any]:
+    """The results of a notebook, committed ones unless another folder is named."""
+    path = (folder or ROOT) / "figures" / "results" / f"{notebook}.json"
+    return json.loads(path.read_text(), parse_constant=float)
+
+
+def check(name: str, value: float, expected: float, atol: float) -> None:
+    """Print a verdict that reads the same on every machine, so that nbval can compare it; a regression changes it.
+
+    Introduced in notebooks/ex_slot1.ipynb.
+    """
+    stated = f"(expected {expected:g} ± {atol:g})"
+    print(f"{name}: ok {stated}" if abs(value - expected) <= atol else f"{name}: REGRESSION {value:.4f} {stated}")
+
+
+def claim(text: str, holds: bool) -> None:
+    """Print whether a sentence of the notebook still follows from its numbers; checked by nbval like `check`."""
+    print(f"{text}: {'holds' if holds else 'NO LONGER HOLDS'}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that move numbers."""
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the GPU's name, or how many CPU threads."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null. Floats keep six digits, all that is meant."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

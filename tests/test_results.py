@@ -1,0 +1,77 @@
+"""Results: honest means, strict JSON, verdicts that read the same everywhere, and documents that quote the files."""
+
+import json
+import math
+import re
+
+import pytest
+
+from lib import ROOT, results
+
+RUNS = [{"config": "ours", "seed": s, "metrics": {"fg_ari": v, "mbo": 0.5}} for s, v in enumerate((0.7, 0.8, 0.9))] + [
+    {"config": "blocks", "seed": 0, "metrics": {"fg_ari": 0.5, "mbo": math.nan}}
+]
+DATA = {"name": "shapes", "split": "test", "fingerprint": "x"}
+
+
+def test_summary_is_mean_sample_sd_and_n():
+    summary = results.summarise(RUNS)
+    assert summary["ours"]["fg_ari"] == pytest.approx({"mean": 0.8, "sd": 0.1, "n": 3})
+    assert summary["blocks"]["fg_ari"]["n"] == 1 and math.isnan(summary["blocks"]["fg_ari"]["sd"])
+    assert summary["blocks"]["mbo"]["n"] == 0, "what could not be measured does not count"
+
+
+def test_the_file_is_strict_json_and_complete(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    table = results.write("nb", RUNS, params={"seeds": [0, 1, 2]}, data=DATA, headline=("ours", "fg_ari"))
+    assert table.loc["ours", "fg_ari"] == "0.800 ± 0.100" and table.loc["blocks", "fg_ari"] == "0.500"
+    path = tmp_path / "figures" / "results" / "nb.json"
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    document = json.loads(path.read_text(), parse_constant=refuse)
+    assert document["summary"]["ours"]["fg_ari"]["mean"] == 0.8 and document["runs"][3]["metrics"]["mbo"] is None
+    keys = {"notebook", "profile", "date", "revision", "device", "versions", "data", "params", "headline", "runs"}
+    assert keys <= document.keys() and list(path.parent.iterdir()) == [path]
+
+
+def test_wrong_runs_and_headlines_are_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    with pytest.raises(ValueError, match="lacks.*seed"):
+        results.write("nb", [{"config": "a", "metrics": {}}], params={}, data=DATA, headline=("a", "x"))
+    with pytest.raises(ValueError, match="headline"):
+        results.write("nb", RUNS, params={}, data=DATA, headline=("ours", "fg_arj"))
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_verdict_hides_jitter_and_shows_a_drop(capsys):
+    results.check("FG-ARI", 0.7123, 0.71, atol=0.02)
+    results.check("FG-ARI", 0.7000, 0.71, atol=0.02)
+    results.check("FG-ARI", 0.5, 0.71, atol=0.02)
+    results.check("FG-ARI", math.nan, 0.71, atol=0.02)
+    first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert first == second == "FG-ARI: ok (expected 0.71 ± 0.02)"
+    assert third.startswith("FG-ARI: REGRESSION 0.5000") and "REGRESSION" in fourth
+
+
+def test_a_claim_says_when_it_no_longer_holds(capsys):
+    results.claim("slots beat blocks", True)
+    results.claim("slots beat blocks", False)
+    assert capsys.readouterr().out == "slots beat blocks: holds\nslots beat blocks: NO LONGER HOLDS\n"
+
+
+QUOTE = re.compile(r"([−-]?\d+(?:\.\d+)?)\s*<!-- (figures/results/\w+\.json):(\S+) -->")
+
+
+@pytest.mark.parametrize("document", ["README.md", "log.md"])
+def test_numbers_in_documents_are_those_of_the_files(document):
+    """A measured number is followed by `<!-- figures/results/x.json:path.to.value -->`, which says where it is from."""
+    quotes = QUOTE.findall((ROOT / document).read_text())
+    assert quotes, f"{document} quotes no results file"
+    for number, file, path in quotes:
+        value = json.loads((ROOT / file).read_text())
+        for key in path.split("."):
+            value = value[key]
+        digits = len(number.partition(".")[2])
+        assert f"{value:.{digits}f}" == number.replace("−", "-"), f"{document}: {file}:{path} is {value}, not {number}"
