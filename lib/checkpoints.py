@@ -45,7 +45,7 @@ def load(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, 
     """
     try:
         with safe_open(path, framework="pt", device=device) as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
             return tensors, json.loads((file.metadata() or {})["provenance"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; run the notebook that trains it") from error

@@ -6,11 +6,8 @@ before the first cell runs. A finished notebook is moved into place whole; a fai
 
 import argparse
 import contextlib
-import difflib
 import json
-import logging
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -24,80 +21,10 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from lib import ROOT
+from lib import ROOT, preflight
 
-NOTEBOOKS = ROOT / "notebooks"
-#: The order of the story; notebooks that are not written yet are left out by `series`.
-ORDER = (
-    *(f"ex_slot{i}" for i in range(1, 6)),
-    *(f"ex_dino{i}" for i in range(1, 5)),
-    "ex_comparison",
-    "backbone_comparison",
-    "streethazards",
-)
 #: Seconds a cell may take: the default profile only loads and measures, the others train.
 TIME_LIMIT = {"default": 300, "smoke": 300, "gpu": 4 * 3600, "paper": 48 * 3600}
-TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
-
-
-class Refused(Exception):
-    """The command cannot be run as given. The message lists everything that is wrong with it."""
-
-
-def series() -> list[str]:
-    """Names of the notebooks that exist, in the order of the story."""
-    return [name for name in ORDER if (NOTEBOOKS / f"{name}.ipynb").exists()]
-
-
-def profiles() -> list[str]:
-    """The default and every file in notebooks/params."""
-    return ["default", *sorted(p.stem for p in (NOTEBOOKS / "params").glob("*.yaml"))]
-
-
-def parameters(name: str) -> dict[str, dict[str, Any]]:
-    """The parameters of a notebook as papermill reads them: name to type, default and help text."""
-    with _quiet():
-        return papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
-
-
-def question(name: str) -> str:
-    """What the notebook asks: the sentence after **Question.** in its first cells."""
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    found = re.search(r"\*\*Question\.\*\*\s*(.+?)(?:\n\n|$)", text, re.S)
-    return " ".join(found[1].split()) if found else ""
-
-
-def plan(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Which notebook runs with which parameters: those of the profile that it takes, then those given.
-
-    Raises:
-        Refused: an unknown notebook, profile or parameter, or a value of the wrong type; all of them in one message.
-    """
-    problems = [_unknown("notebook", n, series()) for n in names if n not in series()]
-    if profile not in profiles():
-        raise Refused("\n".join([*problems, _unknown("profile", profile, profiles())]))
-    known = {n: parameters(n) for n in series()}
-    chosen = [n for n in known if n in names] if names else list(known)
-    everything = {key for taken in known.values() for key in taken}
-    path = NOTEBOOKS / "params" / f"{profile}.yaml"
-    from_profile = {} if profile == "default" else yaml.safe_load(path.read_text()) or {}
-    problems += [
-        _unknown(f"key in {path.name}, no notebook takes", k, everything) for k in from_profile.keys() - everything
-    ]
-    available = {key for n in chosen for key in known[n]}
-    problems += [_unknown("parameter", k, available) for k in given if k not in available]
-    plans = {}
-    for n in chosen:
-        plans[n] = {k: v for k, v in (from_profile | given).items() if k in known[n]}
-        for key, value in plans[n].items():
-            try:
-                plans[n][key] = _typed(known[n][key]["inferred_type_name"], value)
-            except TypeError as error:
-                problems.append(f"{n}: {key} {error}")
-    if problems:
-        raise Refused("\n".join(dict.fromkeys(problems)))
-    return plans
 
 
 def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: int) -> dict[str, Any]:
@@ -111,13 +38,13 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
     row = {"notebook": name, "status": "ok", "seconds": 0.0, "metrics": "", "detail": ""}
     begun = time.monotonic()
     try:
-        with _quiet():
+        with preflight.quiet():
             papermill.execute_notebook(
-                str(NOTEBOOKS / f"{name}.ipynb"),
+                str(preflight.NOTEBOOKS / f"{name}.ipynb"),
                 str(partial),
                 parameters=values,
                 kernel_name="python3",
-                cwd=str(NOTEBOOKS),
+                cwd=str(preflight.NOTEBOOKS),
                 start_timeout=120,
                 execution_timeout=limit,
                 progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
@@ -175,13 +102,13 @@ def headline(out: Path, name: str) -> str:
 def describe() -> str:
     """What `--list` prints."""
     blocks = []
-    for name in series():
+    for name in preflight.series():
         rows = [
             f"    {k}: {v['inferred_type_name']} = {v['default']}  {v['help']}".rstrip()
-            for k, v in parameters(name).items()
+            for k, v in preflight.parameters(name).items()
         ]
-        blocks.append("\n".join([name, f"  {question(name)}", *rows]))
-    return "\n\n".join([*blocks, f"profiles: {', '.join(profiles())}"])
+        blocks.append("\n".join([name, f"  {preflight.question(name)}", *rows]))
+    return "\n\n".join([*blocks, f"profiles: {', '.join(preflight.profiles())}"])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -202,10 +129,12 @@ def main(arguments: list[str] | None = None) -> int:
     out = (options.out or ROOT / "runs" / options.profile).resolve()
     try:
         names = [Path(n).stem for n in options.notebooks]
-        plans = plan(names, options.profile, {k: yaml.safe_load(v) for k, v in options.given})
+        plans = preflight.plan(names, options.profile, {k: yaml.safe_load(v) for k, v in options.given})
         if out == ROOT and any(plans.values()):
-            raise Refused("committed notebooks carry their default outputs; give another --out for other parameters")
-    except (Refused, yaml.YAMLError) as error:
+            raise preflight.Refused(
+                "committed notebooks carry their default outputs; give another --out for other parameters"
+            )
+    except (preflight.Refused, yaml.YAMLError) as error:
         print(f"lib.run: {error}", file=sys.stderr)
         return 2
     limit = options.time_limit or TIME_LIMIT.get(options.profile, TIME_LIMIT["paper"])
@@ -233,38 +162,6 @@ def summary(rows: list[dict[str, Any]]) -> str:
     widths = [max(len(row[i]) for row in [header, *cells]) for i in range(3)]
     lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in [header, *cells]]
     return "\n".join([lines[0], "  ".join("-" * w for w in (*widths, 11)), *lines[1:]])
-
-
-def _unknown(kind: str, name: str, known) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(known))}"
-    return f"unknown {kind}: {name!r}; {hint}"
-
-
-def _typed(type_name: str, value: Any) -> Any:
-    """The value as the parameter's type; whole numbers serve as floats, nothing else is converted."""
-    wanted = TYPES.get(type_name.split("[")[0])
-    if wanted is None:
-        return value
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
-        hint = ""
-        if wanted in (int, float) and isinstance(value, str) and re.fullmatch(r"[+-]?\d+\.?\d*[eE][+-]?\d+", value):
-            hint = f"; YAML reads {value} as text, write {float(value)!r} or {float(value):.1e}"
-        raise TypeError(f"wants {type_name}, got {type(value).__name__} {value!r}{hint}")
-    return value
-
-
-@contextlib.contextmanager
-def _quiet():
-    """papermill logs each cell, and warns of what `plan` has already refused or accepted."""
-    logger = logging.getLogger("papermill")
-    level, logger.level = logger.level, logging.ERROR
-    try:
-        yield
-    finally:
-        logger.level = level
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lib import ROOT, run
+from lib import ROOT, preflight, run
 
 PARAMETERS = """steps: int = 3  # optimiser steps
 lr: float = 1.0e-3  # learning rate
@@ -41,8 +41,8 @@ def house(tmp_path, monkeypatch):
     for name in ("one", "two", "three"):
         nbformat.write(notebook(name, RESULT), tmp_path / f"{name}.ipynb")
     (tmp_path / "params" / "smoke.yaml").write_text("steps: 7\n")
-    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(run, "ORDER", ("one", "two", "three", "unwritten"))
+    monkeypatch.setattr(preflight, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(preflight, "ORDER", ("one", "two", "three", "unwritten"))
     monkeypatch.delenv("SLOTS_OUT", raising=False)
     return tmp_path
 
@@ -83,8 +83,8 @@ def test_committed_notebooks_are_not_overwritten_by_other_parameters(house, caps
 
 
 def test_whole_numbers_serve_as_floats(house):
-    assert run.plan(["one"], "default", {"lr": 1}) == {"one": {"lr": 1.0}}
-    assert run.plan([], "smoke", {})["two"] == {"steps": 7}
+    assert preflight.plan(["one"], "default", {"lr": 1}) == {"one": {"lr": 1.0}}
+    assert preflight.plan([], "smoke", {})["two"] == {"steps": 7}
 
 
 def test_list_shows_questions_parameters_defaults_and_help(house, capsys):
@@ -124,8 +124,8 @@ def test_a_dead_kernel_and_a_slow_cell_are_told_apart(house, tmp_path, capsys):
 def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_path):
     nbformat.write(notebook("two", "print('here')\nimport time\ntime.sleep(60)"), house / "two.ipynb")
     code = (
-        "import sys, pathlib; from lib import run; run.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
-        "run.ORDER = ('one', 'two', 'three'); sys.exit(run.main(['--out', sys.argv[2]]))"
+        "import sys, pathlib; from lib import preflight, run; preflight.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
+        "preflight.ORDER = ('one', 'two', 'three'); sys.exit(run.main(['--out', sys.argv[2]]))"
     )
     out = tmp_path / "out"
     process = subprocess.Popen(
@@ -148,15 +148,15 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_pa
 
 @pytest.mark.parametrize("profile", ["smoke", "gpu", "paper"])
 def test_the_real_profiles_fit_the_real_notebooks(profile):
-    if profile not in run.profiles():
+    if profile not in preflight.profiles():
         pytest.skip(f"no {profile} profile yet")
-    assert set(run.plan([], profile, {})) == set(run.series())
+    assert set(preflight.plan([], profile, {})) == set(preflight.series())
 
 
 def test_every_real_notebook_is_listed():
     written = {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
-    assert written == set(run.series()), "a notebook outside the order of the story"
-    assert all(run.question(n) for n in run.series())
+    assert written == set(preflight.series()), "a notebook outside the order of the story"
+    assert all(preflight.question(n) for n in preflight.series())
 
 
 def test_headline_of_a_run_without_results(tmp_path):

@@ -1,0 +1,27 @@
+# Two commands, each from a clean clone: `make results` and `make test`. `make lab` opens JupyterLab.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+export TQDM_MININTERVAL ?= 1
+
+.PHONY: results test lab
+.DELETE_ON_ERROR:
+
+results: .venv/ready
+	$(BIN)/python -m lib.run
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q tests
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120 notebooks
+
+lab: .venv/ready
+	$(BIN)/jupyter lab --LabApp.default_url="/lab/tree/notebooks/index.md?factory=Markdown%20Preview"
+
+# --no-deps: the lock is complete, and pip need not resolve what is resolved already.
+.venv/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; say make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
