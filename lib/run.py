@@ -47,6 +47,7 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
                 cwd=str(preflight.NOTEBOOKS),
                 start_timeout=120,
                 execution_timeout=limit,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # the kernel warns of TCP on every start
                 progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
             )
         clean(partial)

@@ -63,7 +63,10 @@ class Autoencoder(nn.Module):
             nn.LayerNorm(channels), nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, slot_dim)
         )
         self.slot_attention = SlotAttention(slot_dim, slot_dim, num_slots, iterations, 2 * slot_dim, init)
-        self.decoder = SpatialBroadcastDecoder(slot_dim, size, min(8, size), channels)
+        grid = size
+        while grid > 8 and grid % 2 == 0:
+            grid //= 2
+        self.decoder = SpatialBroadcastDecoder(slot_dim, size, grid, channels)
         # Glorot, as in the published TensorFlow code. Torch's own initialisation keeps the slots on the plateau where
         # all paint the mean picture; notebooks/ex_slot1.ipynb measures it.
         for layer in self.modules():

@@ -7,7 +7,7 @@ from lib.models.autoencoder import Autoencoder, linear_temperature
 from lib.models.decoders import SpatialBroadcastDecoder
 
 
-@pytest.mark.parametrize(("size", "stride"), [(32, 1), (64, 2)])
+@pytest.mark.parametrize(("size", "stride"), [(32, 1), (64, 2), (56, 4)])
 def test_shapes_and_mixing(size, stride):
     torch.manual_seed(0)
     images = torch.rand(2, 3, size, size)

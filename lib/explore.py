@@ -1,0 +1,34 @@
+"""Sliders for JupyterLab. Every notebook shows a static figure of the same thing; these only add the handle."""
+
+from collections.abc import Callable
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor, nn
+
+from lib import plots
+
+
+def slots(models: dict[str, nn.Module], pictures: Tensor, change: Callable[[Tensor], Tensor] | None = None):
+    """A widget: choose model, picture `[N, 3, H, W]`, mask temperature and the noise that slots start from.
+
+    Introduced in notebooks/ex_slot1.ipynb; ex_slot5 hands in a `change` of the picture, shown beside it.
+    """
+
+    def show(model: str, index: int, temperature: float, noise: int) -> None:
+        shown = [pictures[index]] if change is None else [pictures[index], change(pictures[index])]
+        torch.manual_seed(noise)
+        with torch.no_grad():
+            out = models[model](torch.stack(shown), temperature)
+        rows = zip(shown, out.reconstruction, out.masks, out.pictures, strict=True)
+        plots.grid([plots.slot_panels(*row) for row in rows], ["picture", "rebuilt", "masks"])
+        plt.show()
+
+    return widgets.interactive(
+        show,
+        model=list(models),
+        index=widgets.IntSlider(0, 0, len(pictures) - 1, description="picture", continuous_update=False),
+        temperature=widgets.FloatLogSlider(1.0, min=-2, max=0.5, description="temperature", continuous_update=False),
+        noise=widgets.IntSlider(0, 0, 20, continuous_update=False),
+    )
