@@ -1,0 +1,248 @@
+"""TFRecord shards and `tf.train.Example` without TensorFlow, in both directions.
+
+A shard is a sequence of records: length (u64), CRC of the length (u32), the bytes, CRC of the bytes (u32), all little
+endian. The CRCs are CRC32C, "masked" so that a CRC of data that itself contains CRCs stays informative. A record of
+MOVi-A is one `tf.train.Example`, a protobuf map from a key to a list of bytes, of float32 or of int64.
+
+Sources: tensorflow/core/lib/io/record_writer.h (framing), tensorflow/core/example/{example,feature}.proto (messages),
+protobuf.dev/programming-guides/encoding (wire format). Used by lib.data.movi and by data/make/movi.py.
+"""
+
+import os
+import struct
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from lib.data import DataError
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types; 3 and 4 (groups) never occur in an Example
+_KINDS = {1: "bytes", 2: "float", 3: "int64"}  # field numbers of the oneof in tf.train.Feature
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum that the framing stores: CRC32C rotated right by 15 bits plus a constant, modulo 2**32."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+# ---------------------------------------------------------------------------------------------------- framing
+
+
+def write_records(path: Path | str, records: Iterable[bytes]) -> int:
+    """Write a shard and return its number of records; the file appears whole or not at all.
+
+    `records` may be a generator: one record is in memory at a time. If it raises, nothing is left behind.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with open(part, "wb") as file:
+            for record in records:
+                length = struct.pack("<Q", len(record))
+                file.write(length + struct.pack("<I", masked_crc32c(length)))
+                file.write(record)
+                file.write(struct.pack("<I", masked_crc32c(record)))
+                count += 1
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def scan_shard(path: Path | str) -> tuple[list[list[int]], str | None]:
+    """Find the records of a shard by reading only their headers.
+
+    Returns one `[offset, length, crc]` a record (first byte and number of bytes of the data, and the masked CRC stored
+    behind it) and None, or, where the framing breaks off, the records before that point and what is wrong there.
+    An empty file has no records and nothing wrong with it: only its owner knows how many there should be.
+    """
+    records: list[list[int]] = []
+    with open(path, "rb", buffering=0) as file:
+        size, position = os.fstat(file.fileno()).st_size, 0
+        while position < size:
+            where = f"record {len(records)} at byte {position}"
+            header = os.pread(file.fileno(), 12, position)
+            if len(header) < 12:
+                return records, f"{where}: the file ends inside the header"
+            length, crc = struct.unpack("<QI", header)
+            if masked_crc32c(header[:8]) != crc:
+                return records, f"{where}: crc mismatch in the length, the rest of the file cannot be read"
+            if position + 12 + length + 4 > size:
+                return records, f"{where}: {length} bytes announced, {max(size - position - 16, 0)} left in the file"
+            footer = os.pread(file.fileno(), 4, position + 12 + length)
+            records.append([position + 12, length, int.from_bytes(footer, "little")])
+            position += 12 + length + 4
+    return records, None
+
+
+def read_record(path: Path | str, offset: int, length: int, crc: int) -> bytes:
+    """The data of one record that `scan_shard` found.
+
+    The file is opened anew on each call: next to decoding that costs nothing, and there is no handle to share between
+    worker processes. Raises DataError where the bytes do not match their CRC.
+    """
+    with open(path, "rb", buffering=0) as file:
+        data = os.pread(file.fileno(), length, offset)
+    if len(data) != length or masked_crc32c(data) != crc:
+        raise DataError(f"crc mismatch in the {length} bytes at byte {offset}")
+    return data
+
+
+def read_records(path: Path | str) -> Iterator[bytes]:
+    """All records of a shard in order; raises DataError, naming the shard, at the first that is damaged."""
+    records, damage = scan_shard(path)
+    for number, place in enumerate(records):
+        try:
+            yield read_record(path, *place)
+        except DataError as error:
+            raise DataError(f"{Path(path).name}: record {number} is damaged ({error})") from error
+    if damage:
+        raise DataError(f"{Path(path).name}: {damage}")
+
+
+# ------------------------------------------------------------------------------------------- tf.train.Example
+
+
+def encode_example(features: Mapping[str, bytes | list[bytes] | np.ndarray | list]) -> bytes:
+    """Serialise a `tf.train.Example`.
+
+    Each value is bytes or a list of bytes (an empty list is an empty list of bytes), or numbers: a scalar, list or
+    array of integers or booleans (stored as int64) or of floats (stored as float32), flattened in C order. Give an
+    empty numeric list as `np.zeros(0, dtype)`, so that its kind is known. Raises TypeError for anything else.
+    """
+    entries = []
+    for key, value in features.items():
+        feature = _message(2, _encode_feature(key, value))
+        entries.append(_message(1, _message(1, key.encode()) + feature))
+    return _message(1, b"".join(entries))
+
+
+def _encode_feature(key: str, value) -> bytes:
+    if isinstance(value, bytes):
+        value = [value]
+    if isinstance(value, list) and all(isinstance(item, bytes) for item in value):
+        return _message(1, b"".join(_message(1, item) for item in value))
+    array = np.asarray(value)
+    if array.dtype.kind == "f":
+        packed, number = array.astype("<f4").tobytes(), 2
+    elif array.dtype.kind in "iub" and (array.dtype != np.uint64 or array.size == 0 or array.max() < 2**63):
+        packed, number = _encode_varints(array.astype(np.int64).ravel()), 3
+    else:
+        raise TypeError(f"{key}: cannot store {type(value).__name__} of {array.dtype} in an Example")
+    return _message(number, _message(1, packed) if packed else b"")
+
+
+def _message(number: int, payload: bytes) -> bytes:
+    """One length-delimited field."""
+    size, length = len(payload), bytearray()
+    while size >= 0x80:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return bytes([number << 3 | _BYTES]) + length + payload
+
+
+def _encode_varints(values: np.ndarray) -> bytes:
+    """int64 [n] to base-128 varints: a whole flow field at once, because a loop over 786,432 values takes seconds."""
+    values = values.view(np.uint64)
+    shifts = np.arange(0, 70, 7, dtype=np.uint64)
+    more = (values[:, None] >> shifts[1:]) > 0  # a byte is followed by another while anything is left above it
+    more = np.concatenate([more, np.zeros((len(values), 1), bool)], axis=1)
+    used = np.concatenate([np.ones((len(values), 1), bool), more[:, :-1]], axis=1)
+    groups = (values[:, None] >> shifts & np.uint64(0x7F)).astype(np.uint8)
+    return (groups | more.astype(np.uint8) << 7)[used].tobytes()
+
+
+def decode_example(record: bytes, wanted: Collection[str] | None = None) -> dict[str, list[bytes] | np.ndarray]:
+    """The features of a serialised `tf.train.Example`; with `wanted`, only those keys, and the rest is jumped over.
+
+    Values are lists of bytes, float32 [n] or int64 [n]. A wanted key that the record lacks is absent from the result.
+    Raises DataError, with the key or the byte, where the message is malformed or a wanted feature is of a kind that
+    `tf.train.Feature` does not have.
+    """
+    names = None if wanted is None else {key.encode() for key in wanted}
+    features: dict[str, list[bytes] | np.ndarray] = {}
+    for span in _spans(record, 0, len(record)):  # Example.features
+        for entry in _spans(record, *span):  # Features.feature, a map
+            key, value = b"", (0, 0)
+            for number, _, start, stop in _fields(record, *entry):
+                if number == 1:
+                    key = record[start:stop]
+                    if names is not None and key not in names:
+                        break  # the value of a flow field is 2 MB: leave the entry without looking at it
+                elif number == 2:
+                    value = (start, stop)
+            if names is None or key in names:
+                features[key.decode(errors="replace")] = _decode_feature(record, *value, key)
+    return features
+
+
+def _decode_feature(record: bytes, start: int, stop: int, key: bytes) -> list[bytes] | np.ndarray:
+    kind, span = "bytes", (0, 0)
+    for number, wire, first, last in _fields(record, start, stop):
+        if number not in _KINDS or wire != _BYTES:
+            raise DataError(f"feature {key.decode(errors='replace')!r} has unknown type {number}")
+        kind, span = _KINDS[number], (first, last)
+    items = [record[first:last] for first, last in _spans(record, *span)]
+    if kind == "bytes":
+        return items
+    body = b"".join(items)  # numbers come packed into one item, or one by one: either way the same bytes in a row
+    if kind == "int64":
+        return _decode_varints(np.frombuffer(body, np.uint8), key)
+    if len(body) % 4:
+        raise DataError(f"feature {key.decode(errors='replace')!r}: {len(body)} bytes are no whole number of floats")
+    return np.frombuffer(body, "<f4").astype(np.float32)
+
+
+def _decode_varints(body: np.ndarray, key: bytes) -> np.ndarray:
+    """Base-128 varints as bytes [m] to int64 [n]."""
+    ends = np.flatnonzero(body < 0x80)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts[: len(ends)] + 1
+    if len(body) and (not len(ends) or ends[-1] != len(body) - 1 or lengths.max() > 10):
+        raise DataError(f"feature {key.decode(errors='replace')!r} holds a malformed integer")
+    if len(ends) == len(body):  # all under 128
+        return body.astype(np.int64)
+    shifts = 7 * (np.arange(len(body)) - np.repeat(starts, lengths))
+    groups = (body & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
+    return np.bitwise_or.reduceat(groups, starts).view(np.int64)
+
+
+def _spans(record: bytes, start: int, stop: int) -> list[tuple[int, int]]:
+    """First byte and end of each field number 1, the only one that the messages around a feature have."""
+    return [(first, last) for number, _, first, last in _fields(record, start, stop) if number == 1]
+
+
+def _fields(record: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of the message in `record[position:end]`: number, wire type, first byte and end of the payload."""
+    while position < end:
+        tag, position = _varint(record, position, end)
+        wire = tag & 7
+        if wire == _BYTES:
+            length, position = _varint(record, position, end)
+            stop = position + length
+        elif wire == _VARINT:
+            stop = _varint(record, position, end)[1]
+        elif wire in (_FIXED32, _FIXED64):
+            stop = position + (4 if wire == _FIXED32 else 8)
+        else:
+            raise DataError(f"malformed Example: wire type {wire} at byte {position}")
+        if stop > end:
+            raise DataError(f"malformed Example: a field at byte {position} runs past the end of its message")
+        yield tag >> 3, wire, position, stop
+        position = stop
+
+
+def _varint(record: bytes, position: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = record[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return value, position
+    raise DataError(f"malformed Example: an integer before byte {position} has no end")
