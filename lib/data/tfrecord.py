@@ -28,9 +28,6 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-# ---------------------------------------------------------------------------------------------------- framing
-
-
 def write_records(path: Path | str, records: Iterable[bytes]) -> int:
     """Write a shard and return its number of records; the file appears whole or not at all.
 
@@ -65,7 +62,8 @@ def scan_shard(path: Path | str) -> tuple[list[list[int]], str | None]:
         size, position = os.fstat(file.fileno()).st_size, 0
         while position < size:
             where = f"record {len(records)} at byte {position}"
-            header = os.pread(file.fileno(), 12, position)
+            file.seek(position)
+            header = file.read(12)
             if len(header) < 12:
                 return records, f"{where}: the file ends inside the header"
             length, crc = struct.unpack("<QI", header)
@@ -73,7 +71,8 @@ def scan_shard(path: Path | str) -> tuple[list[list[int]], str | None]:
                 return records, f"{where}: crc mismatch in the length, the rest of the file cannot be read"
             if position + 12 + length + 4 > size:
                 return records, f"{where}: {length} bytes announced, {max(size - position - 16, 0)} left in the file"
-            footer = os.pread(file.fileno(), 4, position + 12 + length)
+            file.seek(position + 12 + length)
+            footer = file.read(4)
             records.append([position + 12, length, int.from_bytes(footer, "little")])
             position += 12 + length + 4
     return records, None
@@ -85,8 +84,9 @@ def read_record(path: Path | str, offset: int, length: int, crc: int) -> bytes:
     The file is opened anew on each call: next to decoding that costs nothing, and there is no handle to share between
     worker processes. Raises DataError where the bytes do not match their CRC.
     """
-    with open(path, "rb", buffering=0) as file:
-        data = os.pread(file.fileno(), length, offset)
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(length)
     if len(data) != length or masked_crc32c(data) != crc:
         raise DataError(f"crc mismatch in the {length} bytes at byte {offset}")
     return data
@@ -102,9 +102,6 @@ def read_records(path: Path | str) -> Iterator[bytes]:
             raise DataError(f"{Path(path).name}: record {number} is damaged ({error})") from error
     if damage:
         raise DataError(f"{Path(path).name}: {damage}")
-
-
-# ------------------------------------------------------------------------------------------- tf.train.Example
 
 
 def encode_example(features: Mapping[str, bytes | list[bytes] | np.ndarray | list]) -> bytes:

@@ -1,0 +1,250 @@
+"""MOVi-A: videos of 3 to 10 rigid objects falling onto a plane, with masks and the material of every object.
+
+Reads the TFRecords that TensorFlow Datasets wrote (Greff et al., Kubric, CVPR 2022; schema in kubric's
+challenges/movi/movi_a.py) without TensorFlow, and the stand-in under data/movi_a, which has the same format.
+Introduced in notebooks/ex_dino1.ipynb; materials in notebooks/backbone_comparison.ipynb.
+"""
+
+import hashlib
+import io
+import operator
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from lib import ROOT
+from lib.data import DataError
+from lib.data.shards import cached, find_shards, index_shards, remedy, stamp
+from lib.data.tfrecord import decode_example, read_record
+
+MATERIALS = ("metal", "rubber")
+SHAPES = ("cube", "cylinder", "sphere")
+SIZES = ("small", "large")
+COLORS = ("blue", "brown", "cyan", "gray", "green", "purple", "red", "yellow")
+
+#: The name of a field and its key in the record. What is not asked for is not decoded.
+FIELDS = {
+    "video": "video",
+    "segmentations": "segmentations",
+    "material": "instances/material_label",
+    "shape": "instances/shape_label",
+    "size": "instances/size_label",
+    "color": "instances/color_label",
+    "visibility": "instances/visibility",
+}
+_CLASSES = {"material": MATERIALS, "shape": SHAPES, "size": SIZES, "color": COLORS}
+_BULK = ("depth", "normal", "object_coordinates", "forward_flow", "backward_flow")
+_METADATA = tuple(f"metadata/{name}" for name in ("video_name", "num_frames", "num_instances", "height", "width"))
+# Everything that Pillow is known to raise on bytes that are not the image they claim to be.
+_NOT_AN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One video of T frames and n objects; what was not asked for is None.
+
+    Object i (row i of every attribute) has id i + 1 in the masks, whether a frame shows it or not; 0 is background.
+    """
+
+    name: str
+    video: np.ndarray | None = None  # uint8 [T, H, W, 3]
+    masks: np.ndarray | None = None  # uint8 [T, H, W]
+    material: np.ndarray | None = None  # int64 [n], index into MATERIALS, and so on
+    shape: np.ndarray | None = None
+    size: np.ndarray | None = None
+    color: np.ndarray | None = None
+    visibility: np.ndarray | None = None  # int64 [n, T], pixels that show object i in frame t
+    extra: dict[str, list[bytes] | np.ndarray] = field(default_factory=dict)  # other keys, flat as the record has them
+
+    def lookup(self, attribute: str, ids: np.ndarray) -> np.ndarray:
+        """An attribute by object id, in the shape of `ids`: of one id, of a list, or of every pixel of `scene.masks`.
+
+        Background, id 0, gets -1. The id is the only right key: counting the ids that a frame shows instead shifts
+        every material behind a hidden object, which is what the original study did.
+
+        Raises:
+            DataError: the attribute was not loaded. IndexError: an id that the scene does not have.
+        """
+        values = getattr(self, attribute, None) if attribute in _CLASSES else None
+        if values is None:
+            raise DataError(
+                f"scene {self.name}: no {attribute}; choose from {', '.join(_CLASSES)} and load it (fields)"
+            )
+        ids = np.asarray(ids)
+        if ids.size and not 0 <= ids.min() <= ids.max() <= len(values):
+            raise IndexError(f"scene {self.name} has ids 0 to {len(values)}, asked for {ids.min()} to {ids.max()}")
+        return np.concatenate([[-1], values])[ids]
+
+    def material_of(self, ids: np.ndarray) -> np.ndarray:
+        """Material by object id: 0 metal, 1 rubber, -1 background; see `lookup`."""
+        return self.lookup("material", ids)
+
+
+class MoviDataset(Dataset):
+    """One split of MOVi-A; item i is a `Scene`, the items of a slice are a list.
+
+    Scenes are ragged, so a DataLoader needs `collate_fn=list` or a function that stacks what you use. No file stays
+    open: the dataset can be pickled and sent to worker processes.
+
+    Args:
+        root: a folder of shards, or one that holds `[movi_a/]128x128/1.0.0/`.
+        split: train, validation or (stand-in only) test.
+        resolution: height in pixels, to choose among several or to insist; None takes the only one there.
+        fields: names in `FIELDS`, or further keys of the record, which go to `Scene.extra` as they are.
+        frames: None for all, else a slice or frame numbers; other frames are not decoded.
+        on_damage: "raise" at the first fault; "skip" leaves out every damaged record and missing shard. To know them,
+            "skip" decodes the whole split once and caches what it found.
+
+    Attributes:
+        damaged: one line for each thing that was left out.
+        fingerprint: 12 hexadecimal digits of a hash of lengths and checksums of the records, for caches and results.
+
+    Raises:
+        DataError: no such split, resolution or shard, or damage; on reading an item, damage in that record.
+        ValueError: an unknown field or option; frames that a scene does not have, or scenes of another resolution.
+    """
+
+    def __init__(
+        self,
+        root: Path | str = ROOT / "data" / "movi_a",
+        split: str = "train",
+        resolution: int | None = None,
+        fields: Iterable[str] = tuple(FIELDS),
+        frames: slice | Iterable[int] | None = None,
+        on_damage: str = "raise",
+    ):
+        self.fields = (fields,) if isinstance(fields, str) else tuple(fields)
+        if unknown := [name for name in self.fields if name not in (*FIELDS, *_BULK) and "/" not in name]:
+            raise ValueError(f"unknown fields {unknown}; choose from {list(FIELDS)} or name a key of the record")
+        if on_damage not in ("raise", "skip"):
+            raise ValueError(f"on_damage is {on_damage!r}; choose 'raise' or 'skip'")
+        self.frames = frames if frames is None or isinstance(frames, slice) else tuple(map(operator.index, frames))
+        self.split, self.resolution = split, resolution
+        self.shards = find_shards(Path(root).absolute(), split, resolution)
+        records, self.damaged = index_shards(self.shards)
+        self._places = [(s, k, *place) for s, shard in enumerate(records) for k, place in enumerate(shard)]
+        if on_damage == "skip":
+            self._leave_out_damaged()
+        elif self.damaged:
+            raise DataError(f"{self.damaged[0]} (fault 1 of {len(self.damaged)}); {remedy(self.shards)}")
+        if not self._places:
+            raise DataError(f"{self.shards[0].parent}: split {split!r} has no readable record; {remedy(self.shards)}")
+        self.fingerprint = hashlib.sha256(repr([place[3:] for place in self._places]).encode()).hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int | slice) -> Scene | list[Scene]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = operator.index(index)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"scene {position} of {len(self)} in split {self.split!r}")
+        return self._read(self._places[position], self.frames)
+
+    def _read(self, place: tuple[int, ...], frames: slice | tuple[int, ...] | None) -> Scene:
+        shard, number, *span = place
+        path = self.shards[shard]
+        try:
+            return decode_scene(read_record(path, *span), self.fields, frames, self.resolution)
+        except (DataError, OSError) as error:
+            raise DataError(f"{path.name}: record {number} is damaged ({error}); {remedy(self.shards)}") from error
+
+    def _leave_out_damaged(self) -> None:
+        def check() -> dict[str, str]:
+            faults = {}
+            for place in tqdm(self._places, desc=f"checking {self.split}", leave=False):
+                try:
+                    self._read(place, None)
+                except DataError as error:
+                    faults[f"{place[0]}/{place[1]}"] = str(error)
+            return faults
+
+        about = [str(self.shards[0]), list(self.fields)]
+        name = f"check-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
+        faults = cached(name, [about, stamp(self.shards)], check)
+        self.damaged += faults.values()
+        self._places = [place for place in self._places if f"{place[0]}/{place[1]}" not in faults]
+
+
+def decode_scene(
+    record: bytes,
+    fields: Iterable[str] = tuple(FIELDS),
+    frames: slice | Iterable[int] | None = None,
+    resolution: int | None = None,
+) -> Scene:
+    """One record as a `Scene`; the arguments are those of `MoviDataset`. Raises DataError, saying what is wrong."""
+    keys = {name: FIELDS.get(name, name) for name in fields}
+    features = decode_example(record, {*keys.values(), *_METADATA})
+    if absent := sorted({*keys.values(), *_METADATA} - features.keys()):
+        raise DataError(f"no key {', '.join(absent)} in the record")
+    name, total, count, height, width = (_single(features, key) for key in _METADATA)
+    if resolution not in (None, height):
+        raise ValueError(f"the scenes are {height}x{width}, resolution={resolution} was asked for")
+    chosen = _chosen(frames, total)
+    values: dict = {"name": name.decode(errors="replace"), "extra": {}}
+    for field_name, key in keys.items():
+        value = features[key]
+        if field_name in ("video", "segmentations"):
+            if not isinstance(value, list) or len(value) != total:
+                raise DataError(f"{key}: {len(value)} values where {total} images are due")
+            mode, target = ("RGB", "video") if field_name == "video" else ("L", "masks")
+            values[target] = _decode_images(key, value, chosen, mode, (height, width))
+        elif field_name in FIELDS:
+            due = count * total if field_name == "visibility" else count
+            if isinstance(value, list) or value.dtype != np.int64 or len(value) != due:
+                raise DataError(f"{key}: {len(value)} values where {due} integers are due")
+            known = len(_CLASSES.get(field_name, ())) or height * width + 1
+            if due and not 0 <= value.min() <= value.max() < known:
+                raise DataError(f"{key}: values from {value.min()} to {value.max()}, known are 0 to {known - 1}")
+            values[field_name] = value.reshape(count, total)[:, chosen] if field_name == "visibility" else value
+        else:
+            values["extra"][key] = value
+    if "masks" in values and values["masks"].max() > count:
+        raise DataError(f"segmentations: id {values['masks'].max()} in a scene of {count} objects")
+    return Scene(**values)
+
+
+def _single(features: dict, key: str) -> bytes | int:
+    value = features[key]
+    if len(value) != 1 or isinstance(value, list) != key.endswith("_name"):
+        raise DataError(f"{key}: {len(value)} values of the wrong kind or number")
+    return value[0] if isinstance(value, list) else int(value[0])
+
+
+def _chosen(frames: slice | Iterable[int] | None, total: int) -> range | list[int]:
+    """Frame numbers within `total`; negative ones count from the end, as in a list."""
+    if frames is None or isinstance(frames, slice):
+        chosen = range(total)[frames or slice(None)]
+        wrong = not chosen
+    else:
+        chosen = [t + total if t < 0 else t for t in frames]
+        wrong = not chosen or min(chosen) < 0 or max(chosen) >= total
+    if wrong:  # not DataError: the question is at fault, not the file
+        raise ValueError(f"a scene has {total} frames, asked for {frames}")
+    return chosen
+
+
+def _decode_images(
+    key: str, images: list[bytes], chosen: Iterable[int], mode: str, size: tuple[int, int]
+) -> np.ndarray:
+    """PNG (or, for RGB, JPEG) to uint8 [T, H, W] or [T, H, W, 3]. A lossy mask would invent ids along every edge."""
+    formats = ("PNG", "JPEG") if mode == "RGB" else ("PNG",)
+    frames = []
+    for t in chosen:
+        try:
+            with Image.open(io.BytesIO(images[t]), formats=formats) as image:
+                found = (image.mode, image.height, image.width)
+                if found != (mode, *size):
+                    raise ValueError(f"{found} where {(mode, *size)} is due")
+                frames.append(np.asarray(image))
+        except _NOT_AN_IMAGE as error:
+            raise DataError(f"{key}: frame {t} cannot be decoded ({error})") from error
+    return np.stack(frames)

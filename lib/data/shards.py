@@ -1,0 +1,164 @@
+"""Which TFRecord shards a split has, where each record in them starts, and whether any are missing or cut.
+
+The index is read from the headers of the records once and cached; it is rebuilt when a shard's size or time changes.
+Used by lib.data.movi.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lib import ROOT
+from lib.data import DataError
+from lib.data.tfrecord import scan_shard
+
+#: What lib.data.download writes next to shards: for each file that was asked for, its size in bytes and its md5.
+CHECKSUMS = "checksums.json"
+
+
+def shard_splits(folder: Path, name: str) -> dict[str, list[Path]]:
+    """The shards `<name>-<split>.tfrecord-NNNNN-of-NNNNN` in a folder, sorted, by split."""
+    splits: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"{name}-*.tfrecord-*-of-*")):
+        if match := re.fullmatch(rf"{name}-(\w+)\.tfrecord-\d{{5}}-of-\d{{5}}", path.name):
+            splits.setdefault(match[1], []).append(path)
+    return splits
+
+
+def find_shards(root: Path, split: str, resolution: int | None) -> list[Path]:
+    """The shards of one split of MOVi-A in `root` itself or in the folders of TensorFlow Datasets below it.
+
+    Raises DataError where there are none, naming the splits that are there, or where several folders have them.
+    """
+    folders = (root, *root.glob("*x*/*"), *root.glob("movi_a/*x*/*"))
+    found = {folder: splits for folder in folders if (splits := shard_splits(folder, "movi_a"))}
+    if resolution is not None:  # a flat folder does not tell: there the size of the frames decides
+        size = f"{resolution}x{resolution}"
+        found = {folder: splits for folder, splits in found.items() if folder == root or folder.parent.name == size}
+    wanted = [folder for folder, splits in found.items() if split in splits]
+    if len(wanted) > 1:
+        names = ", ".join(str(folder.relative_to(root)) for folder in wanted)
+        raise DataError(f"{root}: split {split!r} is in several folders ({names}); pass resolution, or one as root")
+    if not wanted:
+        at = "" if resolution is None else f" at resolution {resolution}"
+        splits = sorted({name for splits in found.values() for name in splits})
+        there = f"there is {', '.join(splits)}" if splits else "there are no movi_a-*.tfrecord-* files"
+        get = f"python -m lib.data.download movi_a --split {split if split == 'train' else 'validation'}"
+        raise DataError(f"{root}: no split {split!r}{at}; {there}; the stand-in is in data/movi_a, `{get}` gets MOVi-A")
+    return found[wanted[0]][split]
+
+
+def remedy(paths: list[Path]) -> str:
+    """What to do about a damaged set of shards: the end of the sentence that names the damage."""
+    folder, split = paths[0].parent, paths[0].name.split(".")[0].rpartition("-")[2]
+    get = f"python -m lib.data.download movi_a --split {split}"
+    if size := re.fullmatch(r"(\d+)x\1", folder.parent.name):
+        get += f" --resolution {size[1]}"
+    if folder.resolve() == ROOT / "data" / "movi_a":
+        get = "git checkout -- data/movi_a"
+    return f"get it anew with `{get}` or pass on_damage='skip'"
+
+
+def index_shards(paths: list[Path]) -> tuple[list[list[list[int]]], list[str]]:
+    """Find all records of one split, and what is wrong with its set of shards.
+
+    Args:
+        paths: the shards that exist, of one split and one folder, sorted.
+
+    Returns:
+        One list of `[offset, length, crc]` a shard (see `scan_shard`), and one line for each fault: framing that breaks
+        off, an empty or missing shard, a size that is not the recorded one, a number of records that is not the one in
+        dataset_info.json. A shard cut exactly between two records shows only in the last two.
+    """
+    index = cached(f"index-{_digest(paths)}", stamp(paths), lambda: [scan_shard(path) for path in paths])
+    faults = _missing(paths)
+    lengths = _recorded_lengths(paths[0])
+    sizes = _recorded(paths[0].parent)
+    for path, (records, damage) in zip(paths, index, strict=True):
+        number = int(path.name[-14:-9])
+        expected = lengths[number] if number < len(lengths) else None
+        size = path.stat().st_size
+        if damage:
+            faults.append(f"{path.name}: {damage}")
+        elif path.name in sizes and sizes[path.name] != size:
+            faults.append(f"{path.name}: {size} bytes, {CHECKSUMS} says {sizes[path.name]}")
+        elif expected not in (None, len(records)):
+            faults.append(f"{path.name}: {len(records)} records, dataset_info.json says {expected}")
+        elif expected is None and not records:
+            faults.append(f"{path.name}: the file is empty")
+    return [records for records, _ in index], faults
+
+
+def _missing(paths: list[Path]) -> list[str]:
+    """Lines for shards that should be there. After a partial download that is what was asked for, else all of NNNNN."""
+    totals = {path.name[-5:] for path in paths}
+    if len(totals) > 1:
+        counts = " and ".join(sorted(totals))
+        raise DataError(f"{paths[0].parent}: shards of different sets, of-{counts}; keep one set a folder")
+    stem, total = paths[0].name[:-14], totals.pop()
+    asked = [name for name in _recorded(paths[0].parent) if name.startswith(stem)]
+    expected = asked or [f"{stem}{i:05d}-of-{total}" for i in range(int(total))]
+    return [f"{name}: the shard is missing" for name in sorted(set(expected) - {path.name for path in paths})]
+
+
+def _recorded(folder: Path) -> dict[str, int]:
+    """Size in bytes of each file that a download recorded; empty where there was none."""
+    path = folder / CHECKSUMS
+    if not path.exists():
+        return {}
+    try:
+        return {name: int(entry["size"]) for name, entry in json.loads(path.read_text()).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: not a record of a download ({error}); delete it and download again") from error
+
+
+def _recorded_lengths(path: Path) -> list[int]:
+    """Records in each shard of this shard's split by dataset_info.json; empty where that file does not say."""
+    info = path.parent / "dataset_info.json"
+    split = path.name.split(".")[0].rpartition("-")[2]
+    if not info.exists():
+        return []
+    try:
+        splits = json.loads(info.read_text()).get("splits", [])
+        lengths = [[int(n) for n in entry.get("shardLengths", [])] for entry in splits if entry["name"] == split]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{info}: not a dataset_info.json ({error}); download it again or delete it") from error
+    return lengths[0] if lengths else []
+
+
+def stamp(paths: list[Path]) -> list[list]:
+    """Name, size and time of each file: what a cached value about them is good for."""
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+
+
+def _digest(paths: list[Path]) -> str:
+    return hashlib.sha256(os.fsencode(paths[0].parent.resolve() / paths[0].name)).hexdigest()[:16]
+
+
+def cached(name: str, stamp: Any, compute: Callable[[], Any]) -> Any:
+    """`compute()`, kept as JSON under `cache/` (or $SLOTS_CACHE) for as long as `stamp` stays the same.
+
+    Two processes may both compute it; each writes a file of its own and renames it, so a reader never sees half a file.
+    A cache that cannot be read is computed again, one that cannot be written is done without.
+    """
+    path = Path(os.environ.get("SLOTS_CACHE") or ROOT / "cache") / f"{name}.json"
+    try:
+        content = json.loads(path.read_text())
+        if content["stamp"] == stamp:
+            return content["value"]
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    content = {"stamp": stamp, "value": compute()}
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(content))
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+    return content["value"]
