@@ -213,14 +213,15 @@ def decode_scene(
 
 
 def _single(features: dict, key: str) -> bytes | int:
-    value = features[key]
-    if len(value) != 1 or isinstance(value, list) != key.endswith("_name"):
-        raise DataError(f"{key}: {len(value)} values of the wrong kind or number")
-    return value[0] if isinstance(value, list) else int(value[0])
+    value, is_name = features[key], key == "metadata/video_name"
+    least = 0 if key == "metadata/num_instances" else 1
+    if len(value) != 1 or isinstance(value, list) != is_name or not (is_name or value[0] >= least):
+        raise DataError(f"{key}: {value[:2]} where one {'name' if is_name else f'number from {least}'} is due")
+    return value[0] if is_name else int(value[0])
 
 
 def _chosen(frames: slice | Iterable[int] | None, total: int) -> range | list[int]:
-    """Frame numbers within `total`; negative ones count from the end, as in a list."""
+    """Frame numbers within `total`; negative ones count from the end."""
     if frames is None or isinstance(frames, slice):
         chosen = range(total)[frames or slice(None)]
         wrong = not chosen

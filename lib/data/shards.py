@@ -4,6 +4,7 @@ The index is read from the headers of the records once and cached; it is rebuilt
 Used by lib.data.movi.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -154,11 +155,12 @@ def cached(name: str, stamp: Any, compute: Callable[[], Any]) -> Any:
     except (OSError, ValueError, TypeError, KeyError):
         pass
     content = {"stamp": stamp, "value": compute()}
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content))
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            part.write_text(json.dumps(content))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     return content["value"]
