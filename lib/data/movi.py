@@ -242,8 +242,7 @@ def _decode_images(
     for t in chosen:
         try:
             with Image.open(io.BytesIO(images[t]), formats=formats) as image:
-                found = (image.mode, image.height, image.width)
-                if found != (mode, *size):
+                if (found := (image.mode, image.height, image.width)) != (mode, *size):
                     raise ValueError(f"{found} where {(mode, *size)} is due")
                 frames.append(np.asarray(image))
         except _NOT_AN_IMAGE as error:
