@@ -78,16 +78,16 @@ def index_shards(paths: list[Path]) -> tuple[list[list[list[int]]], list[str]]:
     """
     index = cached(f"index-{_digest(paths)}", stamp(paths), lambda: [scan_shard(path) for path in paths])
     faults = _missing(paths)
-    lengths = _recorded_lengths(paths[0])
-    sizes = _recorded(paths[0].parent)
+    lengths = recorded_lengths(paths[0])
+    asked = recorded(paths[0].parent)
     for path, (records, damage) in zip(paths, index, strict=True):
         number = int(path.name[-14:-9])
         expected = lengths[number] if number < len(lengths) else None
         size = path.stat().st_size
         if damage:
             faults.append(f"{path.name}: {damage}")
-        elif path.name in sizes and sizes[path.name] != size:
-            faults.append(f"{path.name}: {size} bytes, {CHECKSUMS} says {sizes[path.name]}")
+        elif path.name in asked and asked[path.name]["size"] != size:
+            faults.append(f"{path.name}: {size} bytes, {CHECKSUMS} says {asked[path.name]['size']}")
         elif expected not in (None, len(records)):
             faults.append(f"{path.name}: {len(records)} records, dataset_info.json says {expected}")
         elif expected is None and not records:
@@ -102,23 +102,26 @@ def _missing(paths: list[Path]) -> list[str]:
         counts = " and ".join(sorted(totals))
         raise DataError(f"{paths[0].parent}: shards of different sets, of-{counts}; keep one set a folder")
     stem, total = paths[0].name[:-14], totals.pop()
-    asked = [name for name in _recorded(paths[0].parent) if name.startswith(stem)]
+    asked = [name for name in recorded(paths[0].parent) if name.startswith(stem)]
     expected = asked or [f"{stem}{i:05d}-of-{total}" for i in range(int(total))]
     return [f"{name}: the shard is missing" for name in sorted(set(expected) - {path.name for path in paths})]
 
 
-def _recorded(folder: Path) -> dict[str, int]:
-    """Size in bytes of each file that a download recorded; empty where there was none."""
+def recorded(folder: Path) -> dict[str, dict]:
+    """What a download recorded of each file that was asked for: its `size` and `md5`; empty where there was none."""
     path = folder / CHECKSUMS
     if not path.exists():
         return {}
     try:
-        return {name: int(entry["size"]) for name, entry in json.loads(path.read_text()).items()}
+        return {
+            name: {"size": int(entry["size"]), "md5": entry["md5"]}
+            for name, entry in json.loads(path.read_text()).items()
+        }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: not a record of a download ({error}); delete it and download again") from error
 
 
-def _recorded_lengths(path: Path) -> list[int]:
+def recorded_lengths(path: Path) -> list[int]:
     """Records in each shard of this shard's split by dataset_info.json; empty where that file does not say."""
     info = path.parent / "dataset_info.json"
     split = path.name.split(".")[0].rpartition("-")[2]

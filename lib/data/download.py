@@ -1,0 +1,222 @@
+"""Gets the real data sets. Neither may be redistributed, so nothing of them is in the repository.
+
+    python -m lib.data.download movi_a --split validation --resolution 128 [--scenes 300] [--dest DIR]
+    python -m lib.data.download streethazards [--part train] [--dest DIR]
+    python -m lib.data.download movi_a --verify [--dest DIR]      # offline: is all that was downloaded still right?
+
+Stop it at any time: the same command goes on where it stopped, and checks what is there. MOVi-A (Greff et al., Kubric,
+CVPR 2022) comes from its public bucket; StreetHazards (Hendrycks et al., ICML 2022) from its authors' page.
+"""
+
+import argparse
+import base64
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from tqdm.auto import tqdm
+
+from lib import ROOT
+from lib.data import DataError
+from lib.data.fetch import File, check_space, fault, fetch_all, get, md5_of, open_session, unpack
+from lib.data.shards import CHECKSUMS, recorded, recorded_lengths
+
+DEST = ROOT / "data" / "real"
+BUCKET = "kubric-public"
+MOVI_SERVER = "https://storage.googleapis.com"
+STREET_SERVER = "https://people.eecs.berkeley.edu/~hendrycks"
+#: Part of StreetHazards: md5 as published, and about how many bytes the archive has.
+STREET_PARTS = {
+    "train": ("cd2d1a8649848afb85b5059d227d2090", 8.8e9),
+    "test": ("8c547c1346b00c21b2483887110bfea7", 2.1e9),
+}
+
+
+def download_movi(
+    split: str,
+    resolution: int = 128,
+    scenes: int | None = None,
+    dest: Path | str = DEST,
+    workers: int = 4,
+    server: str = MOVI_SERVER,
+) -> Path:
+    """Download the shards of one split of MOVi-A, or as many as hold the first `scenes` scenes.
+
+    Writes `<dest>/movi_a/<r>x<r>/1.0.0/`, as TensorFlow Datasets would lay it out, and beside the shards
+    `checksums.json`: size and md5 of every file that was asked for. `MoviDataset` and `--verify` compare with it.
+
+    Returns:
+        The folder with the shards.
+
+    Raises:
+        DataError: offline, refused, no such split, too little room, or a file that is not what the listing says.
+    """
+    if scenes is not None and scenes < 1:
+        raise DataError(f"--scenes is {scenes}; ask for at least 1, or leave it out for all")
+    name = f"movi_a/{resolution}x{resolution}/1.0.0"
+    folder = Path(dest) / name
+    found = _list_bucket(server, f"tfds/{name}/")
+    offered = {
+        key: File(f"{server}/{BUCKET}/{quote(f'tfds/{name}/{key}')}", folder / key, size, md5)
+        for key, (size, md5) in found.items()
+        if re.fullmatch(r"movi_a-\w+\.tfrecord-\d{5}-of-\d{5}|[\w-]+(\.labels)?\.(json|txt)", key) and key != CHECKSUMS
+    }
+    shards = sorted(key for key in offered if key.startswith(f"movi_a-{split}.tfrecord-"))
+    if not shards:
+        splits = sorted({key.split(".")[0].removeprefix("movi_a-") for key in offered if ".tfrecord-" in key})
+        raise DataError(f"{server}: no split {split!r} of {name}; there is {', '.join(splits) or 'nothing'}")
+    if shards != [f"movi_a-{split}.tfrecord-{i:05d}-of-{shards[0][-5:]}" for i in range(int(shards[0][-5:]))]:
+        raise DataError(
+            f"{server}: the listing of {name} has {len(shards)} shards of {shards[0][-5:]}; try again later"
+        )
+    about = [key for key in offered if ".tfrecord-" not in key]
+    _fetch_recorded(folder, [offered[key] for key in about], workers, "about")
+    if scenes is not None:
+        shards = _first(shards, recorded_lengths(folder / shards[0]), scenes)
+    _fetch_recorded(folder, [offered[key] for key in shards], workers, f"movi_a {split}", f"movi_a-{split}.tfrecord-")
+    return folder
+
+
+def _list_bucket(server: str, prefix: str) -> dict[str, tuple[int, str | None]]:
+    """Name below the prefix, size in bytes and md5 of every object, over as many pages as there are."""
+    url, token, found = f"{server}/storage/v1/b/{BUCKET}/o", None, {}
+    with open_session() as session:
+        while True:
+            query = {"prefix": prefix, "fields": "items(name,size,md5Hash),nextPageToken"}
+            with get(session, url, params={**query, "pageToken": token} if token else query) as response:
+                try:
+                    page = response.json()
+                    for item in page.get("items", []):
+                        md5 = base64.b64decode(item["md5Hash"], validate=True).hex() if "md5Hash" in item else None
+                        found[str(item["name"]).removeprefix(prefix)] = int(item["size"]), md5
+                    before, token = token, page.get("nextPageToken")
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    raise DataError(f"{url}: not a listing of a bucket ({error!r})") from error
+            if not token:
+                return found
+            if token == before:
+                raise DataError(f"{url}: the listing does not get beyond page {token!r}")
+
+
+def _first(shards: list[str], lengths: list[int], scenes: int) -> list[str]:
+    """The fewest shards from the first on that hold so many scenes; all where the split has fewer."""
+    if len(lengths) != len(shards):
+        raise DataError("dataset_info.json does not say how many scenes a shard holds; leave out --scenes")
+    chosen = [shard for i, shard in enumerate(shards) if sum(lengths[:i]) < scenes]
+    print(f"{len(chosen)} of {len(shards)} shards, {sum(lengths[: len(chosen)])} of {sum(lengths)} scenes")
+    return chosen
+
+
+def _fetch_recorded(folder: Path, files: list[File], workers: int, about: str, stem: str | None = None) -> None:
+    """Fetch files and keep `checksums.json`: before, as what was asked for, and after, with the md5 of what came.
+
+    Of files whose name starts with `stem`, those neither asked for now nor there are no longer recorded: an earlier,
+    larger request that was given up.
+    """
+    known = recorded(folder)
+    for file in files:
+        old = known.get(file.path.name, {})
+        if file.path.exists() and file.md5 and old.get("md5") and (old["size"], old["md5"]) != (file.size, file.md5):
+            raise DataError(
+                f"{file.url} is not the file of the first download any more; delete {folder} for the new one"
+            )
+    files = [File(f.url, f.path, f.size, f.md5 or known.get(f.path.name, {}).get("md5")) for f in files]
+    here = [file.path if file.path.exists() else file.part for file in files]
+    check_space(folder, sum(file.size for file in files) - sum(path.stat().st_size for path in here if path.exists()))
+    given_up = {name for name in known if stem and name.startswith(stem) and not (folder / name).exists()}
+    known = {name: entry for name, entry in known.items() if name not in given_up}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / CHECKSUMS, known | {file.path.name: {"size": file.size, "md5": file.md5} for file in files})
+    fetch_all(files, workers, about)
+    came = {file.path.name: {"size": file.size, "md5": file.md5 or md5_of(file.path)} for file in files}
+    _write(folder / CHECKSUMS, recorded(folder) | came)
+
+
+def _write(path: Path, content: dict) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    os.replace(part, path)
+
+
+def verify(dest: Path | str = DEST) -> list[str]:
+    """Compare all of MOVi-A under `dest` with the sizes and md5 recorded at its download; one line for each fault."""
+    folders = sorted(path.parent for path in Path(dest).glob(f"movi_a/*/*/{CHECKSUMS}"))
+    if not folders:
+        raise DataError(f"{dest}: nothing was downloaded here")
+    files = [(folder / name, entry) for folder in folders for name, entry in recorded(folder).items()]
+    faults = ((path, fault(path, **entry)) for path, entry in tqdm(files, desc="verifying", unit="file"))
+    return [f"{path} {wrong}" for path, wrong in faults if wrong]
+
+
+def download_streethazards(
+    parts: Sequence[str] = tuple(STREET_PARTS),
+    dest: Path | str = DEST,
+    keep_archive: bool = False,
+    server: str = STREET_SERVER,
+) -> Path:
+    """Download and unpack StreetHazards to `<dest>/streethazards/{train,test}`; a part that is there is left alone.
+
+    The archive must have the published md5 and is deleted after unpacking unless `keep_archive`. Returns
+    `<dest>/streethazards`, for `lib.data.streethazards`; raises DataError as `download_movi` does, and for an archive
+    that would write outside its folder.
+    """
+    folder = Path(dest) / "streethazards"
+    for part in parts:
+        if (folder / part).exists():
+            print(f"{folder / part} is there")
+            continue
+        md5, size = STREET_PARTS[part]
+        archive = File(f"{server}/streethazards_{part}.tar", folder / f"streethazards_{part}.tar", md5=md5)
+        here = archive.path if archive.path.exists() else archive.part
+        check_space(folder, 2 * size - (here.stat().st_size if here.exists() else 0))
+        fetch_all([archive], about=archive.path.name)
+        unpack(archive.path, folder / part)
+        if not keep_archive:
+            archive.path.unlink()
+    return folder
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lib.data.download", description=__doc__.split("\n")[0])
+    sets = parser.add_subparsers(dest="name", required=True)
+    movi, street = sets.add_parser("movi_a"), sets.add_parser("streethazards")
+    for each, server in ((movi, MOVI_SERVER), (street, STREET_SERVER)):
+        each.add_argument("--dest", type=Path, default=DEST, help="default: data/real")
+        each.add_argument("--server", default=server, help="another address of the same layout: a mirror")
+    movi.add_argument("--split", choices=("train", "validation"), default="validation")
+    movi.add_argument("--resolution", type=int, choices=(128, 256), default=128)
+    movi.add_argument("--scenes", type=int, help="only the shards that hold the first so many scenes")
+    movi.add_argument("--workers", type=int, default=4, help="files at a time")
+    movi.add_argument("--verify", action="store_true", help="download nothing, check what is there")
+    street.add_argument("--part", choices=STREET_PARTS, action="append", help="default: both")
+    street.add_argument("--keep-archive", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        if given.name == "streethazards":
+            folder = download_streethazards(
+                given.part or tuple(STREET_PARTS), given.dest, given.keep_archive, given.server
+            )
+            print(f"{folder}: check it with `python -m lib.data.streethazards {folder}`")
+        elif given.verify:
+            faults = verify(given.dest)
+            print("\n".join(faults) or "every file is as it was downloaded")
+            return 1 if faults else 0
+        else:
+            folder = download_movi(given.split, given.resolution, given.scenes, given.dest, given.workers, given.server)
+            print(f"MoviDataset({str(folder)!r}, {given.split!r})")
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
