@@ -26,6 +26,7 @@ class Rules:
 
     Args:
         temperature: of the masks, at the first and at the last step; linear in between.
+        attention_temperature: of Slot Attention's softmax over slots; below 1, slots that start from noise part sooner.
         glorot: initialise as the published code does; False is torch's default.
         jitter: strength of colour jitter, 0 none, 1 brightness, contrast and saturation 0.8 and hue 0.5.
         slots: K.
@@ -33,6 +34,7 @@ class Rules:
     """
 
     temperature: tuple[float, float] = (1.0, 1.0)
+    attention_temperature: float = 0.25
     glorot: bool = True
     jitter: float = 0.0
     slots: int = 5
@@ -72,7 +74,13 @@ def train(
     config["rules"]["temperature"] = list(rules.temperature)  # JSON has no tuples, and configurations are compared
 
     def build() -> nn.Module:
-        model = Autoencoder(size, rules.slots, stride=rules.stride, glorot=rules.glorot)
+        model = Autoencoder(
+            size,
+            rules.slots,
+            stride=rules.stride,
+            attention_temperature=rules.attention_temperature,
+            glorot=rules.glorot,
+        )
         return model.to(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
 
     def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:

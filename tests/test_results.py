@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from lib import ROOT, results
+from lib import ROOT, preflight, results
 
 RUNS = [{"config": "ours", "seed": s, "metrics": {"fg_ari": v, "mbo": 0.5}} for s, v in enumerate((0.7, 0.8, 0.9))] + [
     {"config": "blocks", "seed": 0, "metrics": {"fg_ari": 0.5, "mbo": math.nan}}
@@ -64,14 +64,21 @@ def test_a_claim_says_when_it_no_longer_holds(capsys):
 QUOTE = re.compile(r"([−-]?\d+(?:\.\d+)?)\s*<!-- (figures/results/\w+\.json):(\S+) -->")
 
 
-@pytest.mark.parametrize("document", ["README.md", "log.md"])
+def text_of(document: str) -> str:
+    if document.endswith(".md"):
+        return (ROOT / document).read_text()
+    cells = json.loads((ROOT / document).read_text())["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("document", ["README.md", "log.md", *(f"notebooks/{n}.ipynb" for n in preflight.series())])
 def test_numbers_in_documents_are_those_of_the_files(document):
-    """A measured number is followed by `<!-- figures/results/x.json:path.to.value -->`, which says where it is from."""
-    quotes = QUOTE.findall((ROOT / document).read_text())
+    """A measured number is followed by `<!-- figures/results/x.json:path|to|value -->`, which says where it is from."""
+    quotes = QUOTE.findall(text_of(document))
     assert quotes, f"{document} quotes no results file"
     for number, file, path in quotes:
         value = json.loads((ROOT / file).read_text())
-        for key in path.split("."):
+        for key in path.split("|"):
             value = value[key]
         digits = len(number.partition(".")[2])
         assert f"{value:.{digits}f}" == number.replace("−", "-"), f"{document}: {file}:{path} is {value}, not {number}"

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from scipy.ndimage import binary_dilation
 
 from lib.data import DataError
 
@@ -37,6 +38,7 @@ class Shapes:
         colours: names out of `COLOURS`; two shapes of one picture may share a colour unless `distinct` is set.
         radius: smallest and largest radius of the circumscribed circle, as a share of `size`.
         overlap: largest share of a shape that later shapes may cover, 0 (none) to 1 (any).
+        gap: shapes keep at least so many pixels from each other; meaningful with `overlap` 0.
         distinct: every shape of a picture has a colour of its own.
         background: RGB in 0..1.
         seed: sets with different seeds share no picture; training, tuning and reporting use different seeds.
@@ -52,6 +54,7 @@ class Shapes:
     colours: Sequence[str] = tuple(COLOURS)
     radius: tuple[float, float] = (0.12, 0.2)
     overlap: float = 0.0
+    gap: int = 0
     distinct: bool = False
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     seed: int = 0
@@ -61,7 +64,12 @@ class Shapes:
             if unknown := set(given) - set(known):
                 raise DataError(f"{name} holds {sorted(unknown)}; choose out of {', '.join(known)}")
         low, high = self.count
-        if not 0 <= low <= high <= 255 or not 0 < self.radius[0] <= self.radius[1] <= 0.5 or not 0 <= self.overlap <= 1:
+        if (
+            not 0 <= low <= high <= 255
+            or not 0 < self.radius[0] <= self.radius[1] <= 0.5
+            or not 0 <= self.overlap <= 1
+            or self.gap < 0
+        ):
             raise DataError(f"impossible setting: count {self.count}, radius {self.radius}, overlap {self.overlap}")
         if self.distinct and high > len(self.colours):
             raise DataError(f"{high} shapes cannot have colours of their own out of {len(self.colours)}; allow fewer")
@@ -104,7 +112,9 @@ class Shapes:
                 inside = _inside(kind, self.size, centre, radius, rng.uniform(0, 2 * math.pi))
                 covered = np.bincount(mask[inside], minlength=i + 1)[1 : i + 1]
                 left = np.bincount(mask.ravel(), minlength=i + 1)[1 : i + 1] - covered
-                if inside.any() and (left >= (1 - self.overlap) * areas[:i]).all() and (left > 0).all():
+                near = binary_dilation(inside, iterations=self.gap) if self.gap else inside
+                apart = self.gap == 0 or not mask[near].any()
+                if apart and inside.any() and (left >= (1 - self.overlap) * areas[:i]).all() and (left > 0).all():
                     break
             else:
                 return None

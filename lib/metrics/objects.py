@@ -69,7 +69,7 @@ def mean_pairwise_cosine(vectors: Tensor) -> float:
     """Mean cosine over pairs of different rows of `[K, D]`; NaN for a single row, 0 with a row of zeros."""
     if len(vectors) < 2:
         return float("nan")
-    unit = torch.nn.functional.normalize(vectors.double(), dim=1)
+    unit = torch.nn.functional.normalize(vectors.detach().double(), dim=1)
     return float((unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)].mean())
 
 

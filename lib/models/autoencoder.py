@@ -39,6 +39,7 @@ class Autoencoder(nn.Module):
         stride: of the first convolution; inputs to Slot Attention lie on a grid of `size / stride` a side.
         iterations: of Slot Attention.
         init: of the slots, see `SlotAttention`.
+        attention_temperature: of Slot Attention's softmax over slots.
         glorot: initialise all layers as the published code does, instead of torch's default.
     """
 
@@ -51,6 +52,7 @@ class Autoencoder(nn.Module):
         stride: int = 1,
         iterations: int = 3,
         init: str = "gaussian",
+        attention_temperature: float = 1.0,
         glorot: bool = True,
     ):
         super().__init__()
@@ -66,6 +68,7 @@ class Autoencoder(nn.Module):
         grid = size
         while grid > 8 and grid % 2 == 0:
             grid //= 2
+        self.attention_temperature = attention_temperature
         self.decoder = SpatialBroadcastDecoder(slot_dim, size, grid, channels)
         # Glorot, as in the published TensorFlow code. Torch's own initialisation keeps the slots on the plateau where
         # all paint the mean picture; notebooks/ex_slot1.ipynb measures it.
@@ -79,6 +82,6 @@ class Autoencoder(nn.Module):
         """Images `[B, 3, H, W]` in 0..1 to an `Output`; `slots [B, K, D]` replaces the initial slots."""
         features = self.position(self.encoder(images))  # [B, C, h, w]
         tokens = self.project(features.flatten(2).transpose(1, 2))  # [B, h*w, D]
-        slots, attention = self.slot_attention(tokens, slots)
+        slots, attention = self.slot_attention(tokens, slots, self.attention_temperature)
         painting = self.decoder(slots, mask_temperature)
         return Output(*painting, slots, attention.unflatten(-1, features.shape[-2:]))

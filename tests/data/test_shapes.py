@@ -54,6 +54,13 @@ def test_overlap_is_bounded():
     assert 0.45 * full < smallest(crowded) < 0.95 * full
 
 
+def test_shapes_keep_their_distance():
+    for _, mask in Shapes(20, size=32, count=(3, 3), radius=(0.12, 0.16), gap=2, seed=4):
+        for i in (1, 2, 3):
+            at, others = (mask == i).nonzero().float(), ((mask > 0) & (mask != i)).nonzero().float()
+            assert torch.cdist(at, others, p=1).min() > 2
+
+
 def test_distinct_colours():
     for picture, mask in Shapes(20, count=(4, 4), radius=(0.1, 0.12), distinct=True):
         colours = {tuple(picture[:, mask == i][:, 0].tolist()) for i in range(1, 5)}
