@@ -1,7 +1,7 @@
 """Large files over HTTPS: resumed where they broke off, several at a time, checked by size and md5; tars unpacked.
 
-pooch, which fetches this workbook's small files, starts a broken download from its first byte; with 59 GB of MOVi-A
-that is not good enough. Used by lib.data.download.
+pooch, the usual choice, starts a broken download from its first byte again; for the 59 GB of MOVi-A that will not do.
+Used by lib.data.download.
 """
 
 import hashlib
@@ -49,9 +49,8 @@ class File:
 
 def open_session(connections: int = 1) -> requests.Session:
     """A session that tries again, after a pause, where a connection fails or the server is overloaded."""
-    retry = Retry(
-        TRIES - 1, backoff_factor=WAIT, status_forcelist=(408, 429, 500, 502, 503, 504), raise_on_status=False
-    )
+    again = {"status_forcelist": (408, 429, 500, 502, 503, 504), "raise_on_status": False, "retry_after_max": 60}
+    retry = Retry(TRIES - 1, backoff_factor=WAIT, **again)
     session = requests.Session()
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=connections))

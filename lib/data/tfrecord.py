@@ -169,11 +169,9 @@ def decode_example(record: bytes, wanted: Collection[str] | None = None) -> dict
             for number, _, start, stop in _fields(record, *entry):
                 if number == 1:
                     key = record[start:stop]
-                    if names is not None and key not in names:
-                        break  # the value of a flow field is 2 MB: leave the entry without looking at it
                 elif number == 2:
                     value = (start, stop)
-            if names is None or key in names:
+            if names is None or key in names:  # else the value, 2 MB of a flow field, is never looked at
                 features[key.decode(errors="replace")] = _decode_feature(record, *value, key)
     return features
 
