@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from lib.data.shapes import Shapes
 from lib.metrics import objects
 from lib.models.autoencoder import Autoencoder, linear_temperature
 from lib.training import Recipe, Run, fit, indices, load_or_train
@@ -26,7 +27,7 @@ class Rules:
 
     Args:
         temperature: of the masks, at the first and at the last step; linear in between.
-        attention_temperature: of Slot Attention's softmax over slots; below 1, slots that start from noise part sooner.
+        attention_temperature: of Slot Attention's softmax over slots; below 1, slots part sooner.
         glorot: initialise as the published code does; False is torch's default.
         jitter: strength of colour jitter, 0 none, 1 brightness, contrast and saturation 0.8 and hue 0.5.
         slots: K.
@@ -49,7 +50,7 @@ def jitter(strength: float) -> v2.Transform:
 
 def train(
     name: str,
-    pictures: Tensor,
+    pictures: Tensor | Shapes,
     rules: Rules,
     recipe: Recipe,
     data: str,
@@ -63,13 +64,13 @@ def train(
 
     Args:
         name: of the checkpoint.
-        pictures: training set `[n, 3, H, W]` in 0..1.
+        pictures: training set, `[n, 3, H, W]` in 0..1, or a set of shapes, drawn only if there is training to do.
         rules, recipe: the configuration; both are recorded and compared.
         data: fingerprint of training and held-out data.
         held_out: pictures `[m, 3, H, W]` and their ids `[m, H, W]`, or None where nobody knows them. Watched only.
         film: so many held-out pictures' masks are kept at every watch, `extra["film"] [times, film, K, H, W]` uint8.
     """
-    size = pictures.shape[-1]
+    size = pictures.size if isinstance(pictures, Shapes) else pictures.shape[-1]
     config = {"recipe": asdict(recipe), "rules": asdict(rules), "size": size, "seed": recipe.seed, "n": len(pictures)}
     config["rules"]["temperature"] = list(rules.temperature)  # JSON has no tuples, and configurations are compared
 
@@ -85,9 +86,10 @@ def train(
 
     def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
         change = jitter(rules.jitter)
+        known = pictures.tensors[0] if isinstance(pictures, Shapes) else pictures
 
         def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
-            batch = pictures[indices(recipe, step, len(pictures))].to(next(net.parameters()).device)
+            batch = known[indices(recipe, step, len(known))].to(next(net.parameters()).device)
             if rules.jitter:
                 batch = torch.stack([change(p) for p in batch])  # each picture its own draw
             out = net(batch, linear_temperature(step, recipe.steps, *rules.temperature))
@@ -111,6 +113,8 @@ def measure(
 ) -> dict[str, Any]:
     """Means over pictures of the measures in `WATCHED`, the reconstruction error `mse`, and the `masks`.
 
+    `fg_ari_attention` is FG-ARI of Slot Attention's own masks in place of the decoder's.
+
     The slots' starting noise is drawn from `seed`, so the same call gives the same numbers.
     """
     torch.manual_seed(seed)
@@ -122,4 +126,7 @@ def measure(
     values = objects.evaluate(ids, masks)
     unknown = () if truth is not None else ("fg_ari", "ari", "mbo")
     row: dict[str, Any] = {k: float(np.nanmean(values[k])) for k in WATCHED if k not in unknown}
+    if truth is not None:
+        attention = torch.cat([o.attention for o in outs])
+        row["fg_ari_attention"] = float(np.nanmean(objects.evaluate(truth, attention)["fg_ari"]))
     return row | {"mse": float((reconstruction - pictures).pow(2).mean()), "masks": masks}
