@@ -136,7 +136,7 @@ if __name__ == "__main__":
     options.add_argument("--samples", type=int, default=8, help="paths a pixel")
     options.add_argument("--pack", action="store_true", help="write the data set from finished frames")
     options.add_argument("--out", type=Path, default=ROOT / "data" / "streethazards")
-    options.add_argument("--quality", type=int, default=88, help="of the JPEG images")
+    options.add_argument("--quality", type=int, default=87, help="of the JPEG images")
     given = options.parse_args()
     if given.pack:
         pack(given.work, given.out, given.quality)

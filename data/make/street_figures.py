@@ -18,14 +18,14 @@ sys.path.insert(0, str(ROOT))
 from lib.data.streethazards import ANOMALY, CLASSES, PALETTE, SPLITS, StreetHazards  # noqa: E402
 
 DATA, FIGURES = ROOT / "data" / "streethazards", ROOT / "figures"
-WIDE = {"train": (10, 192), "validation": (6, 192), "test": (6, 256)}  # thumbnails a row, and their width in pixels
+WIDE = {"train": (12, 128), "validation": (6, 160), "test": (6, 192)}  # thumbnails a row, and their width in pixels
 
 
 def save(name: str, image: Image.Image) -> None:
-    """Write figures/NAME in 256 colours, under a temporary name first."""
+    """Write figures/NAME, under a temporary name first."""
     FIGURES.mkdir(exist_ok=True)
     temporary = FIGURES / f".{name}.tmp"
-    image.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(temporary, format="PNG", optimize=True)
+    image.save(temporary, format="PNG", optimize=True)
     os.replace(temporary, FIGURES / name)
     print(name, f"{(FIGURES / name).stat().st_size / 1e6:.2f} MB")
 
@@ -51,8 +51,9 @@ def sheet(split: str) -> None:
 def overview(examples: tuple = (("train", 7), ("train", 76), ("test", 7), ("test", 38)), crops: int = 12) -> None:
     """The figure of the data card: image and label of four towns, a legend, and anomalies up close."""
     described = json.loads((DATA / "frames.json").read_text(encoding="utf-8"))
-    figure = plt.figure(figsize=(12, 12.2), dpi=110, layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2.55, 1))
+    figure = plt.figure(figsize=(12, 14.6), dpi=90, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(2.25, 1))
     axes = top.subplots(4, 3, width_ratios=(1, 1, 1))
     for row, (split, i) in zip(axes, examples, strict=True):
         data = StreetHazards(DATA, split)

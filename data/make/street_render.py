@@ -58,7 +58,7 @@ def render(scene: Scene, seed: int, samples: int = SAMPLES) -> tuple[np.ndarray,
     albedo, normal = (np.ascontiguousarray(guides[..., i : i + 3]) for i in (0, 3))
     clean = np.asarray(mitsuba_oidn.denoise(colour, albedo=np.clip(albedo, 0, 1), normal=normal, hdr=True))
     label, distance = _cast(loaded, sensor, classes)
-    return _develop(_haze(clean, distance, scene.weather)), label
+    return clear_edges(_develop(_haze(clean, distance, scene.weather)), label), label
 
 
 def look(parts, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
@@ -173,3 +173,21 @@ def _develop(linear: np.ndarray) -> np.ndarray:
     x = np.clip(x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14), 0, 1)
     x = np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.maximum(x, 1e-8) ** (1 / 2.4) - 0.055)
     return (x * 255 + 0.5).astype(np.uint8)
+
+
+def clear_edges(picture: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """A picture without the dark specks that haze by pixel centres leaves where sky meets far things.
+
+    A pixel whose centre is sky gets no haze, even where a leaf fills a part of it. What is part sky and part leaf
+    cannot be darker than both, so such a pixel is raised to the darkest thing next to it or the darkest open sky.
+    """
+    height, width = label.shape
+    thing = np.pad(label > 0, 1, mode="edge")
+    colour = np.where(thing[..., None], np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge"), 255)
+    around = [(slice(i, i + height), slice(j, j + width)) for i in range(3) for j in range(3)]
+    open_sky = ~np.logical_or.reduce([thing[w] for w in around])
+    if not open_sky.any():
+        return picture
+    darkest = np.percentile(picture[open_sky], 1, axis=0).astype(np.uint8)
+    bound = np.minimum(np.minimum.reduce([colour[w] for w in around]).astype(np.uint8), darkest)
+    return np.where((label == 0)[..., None], np.maximum(picture, bound), picture)

@@ -172,7 +172,7 @@ def test_places_are_in_the_frame_on_the_road_or_pavement_and_in_nobodys_way(scen
         assert np.linalg.norm(base - scene.street.at(u, s)[:2], axis=1).min() > r
 
 
-def test_the_best_fit_comes_first(scene):
+def test_sizes_are_drawn(scene):
     sizes = []
     for seed in range(3):
         parts, _ = next(places(scene, "beach ball", np.random.default_rng(seed), 640, 360))

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from lib import ROOT
 from lib.data import DataError
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE, PALETTE, SPLITS, StreetHazards, check
 
@@ -336,3 +337,134 @@ def test_check_from_the_command_line(root, tmp_path, monkeypatch):
         with pytest.raises(SystemExit) as end:
             runpy.run_module("lib.data.streethazards", run_name="__main__")
         assert end.value.code == code
+
+
+# the stand-in that is committed
+
+STAND_IN = ROOT / "data" / "streethazards"
+
+
+@pytest.fixture(scope="module")
+def stand_in():
+    return {split: StreetHazards(split=split) for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def stored(stand_in):
+    """Labels as stored, uint8 `[frames, H, W]`, by split; reading them checks ids, and anomalies out of place."""
+    return {split: np.stack([data.label(i).numpy() for i in range(len(data))]) for split, data in stand_in.items()}
+
+
+@pytest.fixture(scope="module")
+def described():
+    return json.loads((STAND_IN / "frames.json").read_text(encoding="utf-8"))
+
+
+def test_stand_in_has_the_promised_frames(stand_in, stored):
+    assert {split: len(data) for split, data in stand_in.items()} == {"train": 120, "validation": 30, "test": 60}
+    assert all((STAND_IN / SPLITS[split][0] / f"{split}.odgt").is_file() for split in SPLITS)
+    assert {labels.shape[1:] for labels in stored.values()} == {(360, 640)}
+    for data in stand_in.values():
+        assert all(Image.open(image).size == (640, 360) for image, _ in data.pairs)
+        assert all(Image.open(label).mode == "L" for _, label in data.pairs), "labels are stored as in the real set"
+        image, label = data[len(data) - 1]
+        assert 0 <= image.min() < 0.2 and 0.8 < image.max() <= 1 and label.max() <= ANOMALY
+
+
+def test_stand_in_is_small():
+    files = [f for f in STAND_IN.rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 12e6 and max(f.stat().st_size for f in files) < 1e6
+
+
+def test_index_of_the_stand_in_lists_what_the_folders_hold(stand_in):
+    for split, data in stand_in.items():
+        part, folder, _ = SPLITS[split]
+        rows = json.loads((STAND_IN / part / f"{split}.odgt").read_text(encoding="utf-8"))
+        assert all(set(row) == {"dbName", "width", "height", "fpath_img", "fpath_segm"} for row in rows)
+        text = (STAND_IN / part / f"{split}.odgt").read_text(encoding="utf-8")
+        assert text.count("\n") == 1, "one line, as published"
+        on_disk = {p for p in (STAND_IN / part / "images" / folder).rglob("*") if p.is_file()}
+        assert on_disk == {image for image, _ in data.pairs}
+
+
+def test_test_towns_are_not_training_towns(stand_in):
+    towns = {split: set(data.towns) for split, data in stand_in.items()}
+    assert towns == {"train": {"t1", "t2"}, "validation": {"t1", "t2"}, "test": {"t5", "t6"}}
+
+
+def test_no_two_frames_are_the_same(stand_in):
+    contents = [image.read_bytes() for data in stand_in.values() for image, _ in data.pairs]
+    assert len(set(contents)) == len(contents)
+
+
+def test_every_class_is_learnable_from_train(stored):
+    """Shares roughly those of the real set: sky and road about a third each, then houses, plants, pavement."""
+    share = np.bincount(stored["train"].ravel(), minlength=14) / stored["train"].size
+    frames = np.array([(stored["train"] == c).any((1, 2)).sum() for c in range(14)])
+    assert (share[:ANOMALY] > 0.0005).all() and share[ANOMALY] == 0
+    assert (frames[:ANOMALY] >= 60).all(), "a class is in fewer than half of the frames"
+    assert 0.15 < share[0] < 0.4 and 0.25 < share[7] < 0.4
+    assert all(share[c] > 0.02 for c in (1, 8, 9, 11)) and all(share[c] < 0.05 for c in (2, 3, 4, 5, 6, 10, 12))
+
+
+def test_pedestrians_are_rare_in_test(stored):
+    seen = {split: (labels == 4).any((1, 2)).mean() for split, labels in stored.items()}
+    assert seen["train"] > 0.6 and seen["test"] < 0.3
+
+
+def test_anomalies_cover_about_a_hundredth_of_the_test_split(stored):
+    share = (stored["test"] == ANOMALY).mean((1, 2))
+    assert 0.007 < share.mean() < 0.015 and share.min() > 0.001 and share.max() < 0.06
+
+
+def test_anomalies_are_whole_and_stand_on_the_ground(stand_in, stored, described):
+    for name, label in zip(stand_in["test"].names, stored["test"], strict=True):
+        y, x = np.nonzero(label == ANOMALY)
+        box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+        assert described[name]["bbox"] == box and described[name]["pixels"] == len(x), name
+        assert box[0] >= 2 and box[1] >= 2 and box[2] <= 638 and box[3] <= 358, f"{name}: cut by the frame"
+        lowest = x[y == y.max()]
+        below = set(label[y.max() + 1, lowest].tolist())
+        assert below & {6, 7, 8}, f"{name}: over {[CLASSES[c] for c in below]}"
+
+
+def test_anomalies_are_of_many_kinds(stand_in, described):
+    kinds = [described[name]["kind"] for name in stand_in["test"].names]
+    assert len(set(kinds)) >= 12 and max(kinds.count(k) for k in kinds) <= 5
+    assert {described[name]["surface"] for name in stand_in["test"].names} == {"road", "pavement"}
+    assert not any("kind" in described[name] for s in ("train", "validation") for name in stand_in[s].names)
+
+
+def test_labels_lie_on_the_images(stand_in):
+    """Colours vary least within classes where the label is not shifted, and more with every shift by one pixel."""
+    total = {shift: 0.0 for shift in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))}
+    lowest = 0
+    chosen = [(data, i) for data in stand_in.values() for i in range(0, len(data), 15)]
+    for data, i in chosen:
+        image, label = (t.numpy() for t in data[i])
+        spread = {}
+        for dy, dx in total:
+            moved, seen = label[1 + dy : 359 + dy, 1 + dx : 639 + dx].ravel(), image[:, 1:359, 1:639].reshape(3, -1)
+            count = np.maximum(np.bincount(moved, minlength=14), 1)
+            sums = [np.bincount(moved, channel, 14) for channel in seen]
+            spread[dy, dx] = sum((c**2).sum() - (s**2 / count).sum() for c, s in zip(seen, sums, strict=True))
+            total[dy, dx] += spread[dy, dx]
+        lowest += min(spread, key=spread.get) == (0, 0)
+    assert min(total, key=total.get) == (0, 0), total
+    assert lowest >= 0.9 * len(chosen), f"only {lowest} of {len(chosen)} frames"
+
+
+def test_check_finds_nothing_wrong_with_the_stand_in(capsys):
+    assert check(STAND_IN) == []
+    assert "test: 60 frames (the real set has 1500), towns t5, t6" in capsys.readouterr().out
+
+
+def test_data_card_has_the_numbers_of_the_files(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "data" / "make"))
+    import street_card
+
+    card = (STAND_IN / "README.md").read_text(encoding="utf-8")
+    block = card.split(street_card.MARK)[1].split(street_card.END)[0].strip()
+    assert block == street_card.table(STAND_IN).strip(), "run: python data/make/street_card.py"
+    for fact in ("not StreetHazards", "MIT", "5125", "1031", "1500", "md5"):
+        assert fact in card
