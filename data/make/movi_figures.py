@@ -8,7 +8,8 @@ import os
 
 import numpy as np
 from matplotlib import pyplot as plt
-from movi_geometry import COLOURS, MATERIALS, SHAPES
+from matplotlib.patheffects import withStroke
+from movi_geometry import MATERIALS, SEEN
 from movi_records import read
 from PIL import Image, ImageDraw
 
@@ -17,7 +18,7 @@ from lib.plots import SLOTS
 
 HOME, FIGURES = ROOT / "data" / "movi_a", ROOT / "figures"
 PALETTE = np.array([(0, 0, 0), *[tuple(bytes.fromhex(c[1:])) for c in SLOTS]], np.uint8)
-SHEETS = {"train": ([12], 15), "validation": ([2, 12, 22], 10), "test": ([2, 12, 22], 10)}  # frames, scenes a row
+SHEETS = {"train": ([12], 15), "validation": ([2, 12, 22], 5), "test": ([2, 12, 22], 5)}  # frames, scenes a row
 
 
 def decode(images: list[bytes], frames: list[int]) -> list[np.ndarray]:
@@ -35,7 +36,7 @@ def outlined(frame: np.ndarray, mask: np.ndarray, scale: int = 2) -> np.ndarray:
     return np.where(border[..., None], PALETTE[inner], big)
 
 
-def sheet(split: str, side: int = 96) -> Image.Image:
+def sheet(split: str, side: int = 80) -> Image.Image:
     """Every scene of a split: its name, some frames, and the masks of each under it."""
     frames, columns = SHEETS[split]
     scenes = list(read(HOME, split, ["video", "segmentations", "metadata/video_name", "instances/material_label"]))
@@ -54,45 +55,46 @@ def sheet(split: str, side: int = 96) -> Image.Image:
     return page
 
 
-def overview(names: tuple[str, ...] = ("test-3002", "test-3007", "test-3001"), frames=(0, 5, 10, 15, 20)) -> plt.Figure:
-    """Scenes over time, the last frame once more with outlined masks and the name of every object."""
-    wanted = ["video", "segmentations", "metadata/video_name", "instances/image_positions"]
-    wanted += [f"instances/{x}_label" for x in ("material", "color", "shape")]
+def overview(names: tuple[str, ...] = ("test-3030", "test-3003", "test-3035"), frames=(1, 6, 11, 16, 22)) -> plt.Figure:
+    """Scenes over time, frames above masks; one frame of each large, with outlines and the material of every object."""
+    wanted = ["video", "segmentations", "metadata/video_name", "instances/material_label"]
     scenes = {x["metadata/video_name"][0].decode(): x for x in read(HOME, "test", wanted)}
-    ratios = [1] * len(frames) + [2]
-    figure, axes = plt.subplots(
-        len(names), len(frames) + 1, figsize=(11.5, 3.45 * len(names) / 2 + 0.4), width_ratios=ratios, squeeze=False
+    middle = len(frames) // 2
+    figure = plt.figure(figsize=(10.5, 3.02 * len(names) + 0.5))
+    layout = figure.add_gridspec(
+        2 * len(names), 2 + len(frames), left=0.005, right=0.995, bottom=0.005, top=0.93, wspace=0.03, hspace=0.03
     )
-    for row, name in zip(axes, names, strict=True):
-        scene = scenes[name]
-        last = decode(scene["video"], [frames[-1]])[0], decode(scene["segmentations"], [frames[-1]])[0]
-        for axis, picture in zip(row, [*decode(scene["video"], list(frames)), outlined(*last, scale=4)], strict=True):
-            axis.imshow(picture, interpolation="nearest")
+    for k, name in enumerate(names):
+        pictures = decode(scenes[name]["video"], list(frames))
+        masks = decode(scenes[name]["segmentations"], list(frames))
+        large = figure.add_subplot(layout[2 * k : 2 * k + 2, :2])
+        large.imshow(outlined(pictures[middle], masks[middle], scale=4))
+        for i, material in enumerate(scenes[name]["instances/material_label"]):
+            rows, columns = np.nonzero(masks[middle] == i + 1)
+            if len(rows) >= SEEN:
+                large.text(
+                    4 * columns.mean(), 4 * rows.mean(), MATERIALS[material][0].upper(), ha="center", va="center",
+                    fontsize=9, color="white", path_effects=[withStroke(linewidth=2, foreground="black")],
+                )  # fmt: skip
+        axes = [large]
+        for c, frame in enumerate(frames):
+            for r, picture in enumerate((pictures[c], PALETTE[masks[c]])):
+                axes.append(figure.add_subplot(layout[2 * k + r, 2 + c]))
+                axes[-1].imshow(picture, interpolation="nearest")
+            if k == 0:
+                axes[-2].set_title(f"frame {frame}", fontsize=9)
+        for axis in axes:
             axis.set_axis_off()
-        n = len(scene["instances/shape_label"])
-        spots = scene["instances/image_positions"].reshape(n, -1, 2)[:, frames[-1]] * 512
-        for i in range(n):
-            if not (last[1] == i + 1).any():
-                continue
-            kind = MATERIALS[scene["instances/material_label"][i]]
-            colour = COLOURS[scene["instances/color_label"][i]]
-            row[-1].annotate(
-                f"{kind}\n{colour} {SHAPES[scene['instances/shape_label'][i]]}", spots[i], ha="center", va="center",
-                fontsize=5.5, color="white", bbox={"facecolor": "black", "alpha": 0.55, "pad": 1, "linewidth": 0},
-                clip_on=True,
-            )  # fmt: skip
-    for axis, frame in zip(axes[0], frames, strict=False):
-        axis.set_title(f"frame {frame}", fontsize=9)
-    axes[0, -1].set_title(f"frame {frames[-1]}, masks and names", fontsize=9)
-    figure.suptitle("MOVi-A stand-in (not MOVi-A): rendered, 128 × 128, 12 frames a second", fontsize=10)
-    figure.subplots_adjust(0.005, 0.005, 0.995, 0.9, 0.03, 0.04)
+        if k == 0:
+            large.set_title(f"frame {frames[middle]}: M metal, R rubber", fontsize=9)
+    figure.suptitle("MOVi-A stand-in (not MOVi-A)", fontsize=11, y=0.99)
     return figure
 
 
 def save(picture: Image.Image, name: str) -> None:
-    """Writes figures/`name`.png in 256 colours, whole or not at all."""
+    """Writes figures/`name`.png, whole or not at all."""
     part = FIGURES / f"{name}.part"
-    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(part, format="PNG", optimize=True)
+    picture.convert("RGB").save(part, format="PNG", optimize=True)
     os.replace(part, FIGURES / f"{name}.png")
     print(name, picture.size, f"{(FIGURES / f'{name}.png').stat().st_size:,} bytes")
 

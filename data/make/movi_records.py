@@ -142,6 +142,11 @@ def pack(scratch: Path, folder: Path, splits: dict[str, tuple[int, int]]) -> Non
     Raises:
         FileNotFoundError: a scene has not been rendered yet.
     """
+    wanted = [scratch / f"{split}-{number:04d}.npz" for split, (count, _) in splits.items() for number in range(count)]
+    if missing := [path.name for path in wanted if not path.exists()]:
+        raise FileNotFoundError(
+            f"{scratch} lacks {len(missing)} of {len(wanted)} scenes, {missing[0]} first: `render` them"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     info, quality, drafts = [], [], {}
     for split, (count, seed) in splits.items():
