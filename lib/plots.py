@@ -5,7 +5,6 @@ in every figure of the workbook. Introduced in notebooks/ex_slot1.ipynb.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -96,7 +95,7 @@ def curves(
     axis.grid(alpha=0.3)
 
 
-def save(figure: Figure, name: str) -> Path:
+def save(figure: Figure, name: str) -> None:
     """Write `figures/<name>.png` under the output folder, show it, and keep it under 300 KB by fewer colours.
 
     Raises:
@@ -113,4 +112,3 @@ def save(figure: Figure, name: str) -> Path:
         raise ValueError(f"figure {name} has {size} bytes, the limit is {LIMIT}; make it smaller or show less")
     temporary.replace(path)
     plt.show()
-    return path
