@@ -526,6 +526,15 @@ def test_an_unreadable_index_is_built_again(root, cache, content):
 
 
 def test_without_a_place_for_the_index(root, cache):
+    MoviDataset(root)
+    (index,) = cache.iterdir()
+    index.unlink()
+    (index / "in the way").mkdir(parents=True)
+    assert len(MoviDataset(root)) == 6
+    assert list(cache.iterdir()) == [index]
+
+
+def test_without_a_folder_for_the_index(root, cache):
     cache.write_text("a file where the folder should be")
     assert len(MoviDataset(root)) == 6
 
