@@ -6,6 +6,7 @@ Both return one-hot masks `[B, K, H, W]`, to be handed to `objects.evaluate` lik
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -28,7 +29,8 @@ def kmeans_rgb(pictures: Tensor, clusters: int, seed: int = 0) -> Tensor:
     for picture in pictures:
         pixels = picture.flatten(1).T.double().numpy()
         k = min(clusters, len(np.unique(pixels, axis=0)))
-        found = KMeans(k, n_init=3, random_state=seed).fit_predict(pixels)
+        with threadpool_limits(1):  # so few points: threads would only wait for each other
+            found = KMeans(k, n_init=3, random_state=seed).fit_predict(pixels)
         labels.append(torch.from_numpy(found).long().view(picture.shape[-2:]))
     return _masks(torch.stack(labels), clusters)
 
