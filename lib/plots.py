@@ -4,6 +4,7 @@ The palette is Paul Tol's (his "muted" scheme, then "bright"), safe for colour-b
 in every figure of the workbook. Introduced in notebooks/ex_slot1.ipynb.
 """
 
+import os
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -103,7 +104,7 @@ def save(figure: Figure, name: str) -> None:
     """
     path = results.out() / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.png")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.png")  # two replays may draw the same figure at once
     figure.savefig(temporary, dpi=110)
     if temporary.stat().st_size > LIMIT:
         Image.open(temporary).convert("RGB").quantize(256).save(temporary, optimize=True)
