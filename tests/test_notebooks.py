@@ -13,7 +13,7 @@ from lib import ROOT, preflight
 
 NAMES = preflight.series()
 #: An absolute path of somebody's machine: a home, a temporary folder, a drive.
-PATHS = re.compile(r"(?:/home/|/root/|/Users/|/tmp/|/work/|/var/|[A-Z]:\\\\)\w")
+PATHS = re.compile(r"(?:/(?:home|root|Users|tmp|work|var)/|[A-Z]:\\\\)\w")
 
 
 def problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
