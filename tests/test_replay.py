@@ -18,7 +18,7 @@ def replay(house):
         "pytest",
         "-q",
         "--nbval-lax",
-        "--nbval-cell-timeout=300",
+        "--nbval-cell-timeout=120",
         "-p",
         "no:cacheprovider",
     ]
