@@ -82,6 +82,6 @@ class Autoencoder(nn.Module):
         """Images `[B, 3, H, W]` in 0..1 to an `Output`; `slots [B, K, D]` replaces the initial slots."""
         features = self.position(self.encoder(images))  # [B, C, h, w]
         tokens = self.project(features.flatten(2).transpose(1, 2))  # [B, h*w, D]
-        slots, attention = self.slot_attention(tokens, slots, self.attention_temperature)
+        slots, attention, _ = self.slot_attention(tokens, slots, self.attention_temperature)
         painting = self.decoder(slots, mask_temperature)
         return Output(*painting, slots, attention.unflatten(-1, features.shape[-2:]))

@@ -4,8 +4,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
-INITIALISATIONS = ("gaussian", "learned")
+INITIALISATIONS = ("gaussian", "learned", "uniform", "xavier")
+#: A slot's frame is no wider than half the picture and no narrower than a fortieth of it.
+WIDEST, NARROWEST = 1.0, 0.05
+FAR = 25.0  # squared distance, in widths of a slot, from which on being farther away changes nothing
 
 
 class Grouping(NamedTuple):
@@ -13,12 +17,13 @@ class Grouping(NamedTuple):
 
     slots: Tensor  # [B, K, D]
     attention: Tensor  # [B, K, N], sums to one over K: which slot explains which input
+    frames: Tensor | None = None  # [B, K, 3]: column, row and width of what the slot attends to, in -1..1
 
 
 class SlotAttention(nn.Module):
     """Group `N` inputs into `K` slots by iterated attention whose softmax runs over the slots.
 
-    Introduced in notebooks/ex_slot1.ipynb.
+    Introduced in notebooks/ex_slot1.ipynb; frames in notebooks/ex_dino4.ipynb.
 
     Args:
         input_dim: channels C of the inputs.
@@ -27,8 +32,13 @@ class SlotAttention(nn.Module):
         iterations: rounds of attention and update.
         hidden_dim: width of the residual MLP.
         init: "gaussian" draws every slot from one learned Gaussian, so slots are exchangeable and the index carries
-            no identity; "learned" gives each slot its own learned start, so the index does.
+            no identity; "learned" gives each slot its own learned start, so the index does. "uniform" and "xavier"
+            are the original study's: a learned mean a slot and one learned spread, which start that way.
         epsilon: added after the softmax, so that a slot that wins nothing divides by no zero.
+        frames: give every slot a place and a width, measured from its attention after each iteration; the next one
+            adds to the logits a learned quadratic function of the distance in that frame. After invariant slot
+            attention (Biza et al. 2023, arXiv:2302.04973), whose keys and values are reduced here to the terms that
+            cost no more than the logits themselves.
     """
 
     def __init__(
@@ -40,6 +50,7 @@ class SlotAttention(nn.Module):
         hidden_dim: int = 128,
         init: str = "gaussian",
         epsilon: float = 1e-8,
+        frames: bool = False,
     ):
         super().__init__()
         if init not in INITIALISATIONS:
@@ -54,13 +65,15 @@ class SlotAttention(nn.Module):
         self.mlp = nn.Sequential(
             nn.LayerNorm(slot_dim), nn.Linear(slot_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, slot_dim)
         )
-        shape = (1, 1, slot_dim) if init == "gaussian" else (1, num_slots, slot_dim)
-        self.init_mean = nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape)))
-        if init == "gaussian":
-            self.init_log_sigma = nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape)))
+        self.init_mean = nn.Parameter(_start(init, (1, 1 if init == "gaussian" else num_slots, slot_dim)))
+        if init != "learned":
+            self.init_log_sigma = nn.Parameter(_start(init, (1, 1, slot_dim)))
+        self.to_place = nn.Linear(slot_dim, 3) if frames else None
+        if frames:
+            nn.init.zeros_(self.to_place.weight)
 
     def initial_slots(self, batch: int) -> Tensor:
-        """Slots before the first iteration, `[batch, K, D]`; "gaussian" draws them from torch's global generator."""
+        """Slots before the first iteration, `[batch, K, D]`; all but "learned" draw from torch's global generator."""
         mean = self.init_mean.expand(batch, self.num_slots, -1)
         if self.init == "learned":
             return mean
@@ -72,6 +85,8 @@ class SlotAttention(nn.Module):
         slots: Tensor | None = None,
         temperature: float = 1.0,
         iterations: int | None = None,
+        positions: Tensor | None = None,
+        frames: Tensor | None = None,
     ) -> Grouping:
         """Run the iterations.
 
@@ -80,28 +95,64 @@ class SlotAttention(nn.Module):
             slots: start from these, `[B, K, D]`, instead of the initialisation.
             temperature: divides the logits of the softmax over slots; below 1 the competition is harder.
             iterations: overrides the number given at construction (a video uses fewer after its first frame).
+            positions: `[N, 2]`, column and row of every input in -1..1; needed for frames.
+            frames: start from these, `[B, K, 3]` (a video's slots know where they were); None: the first iteration
+                looks everywhere alike.
 
         Returns:
-            `Grouping(slots [B, K, D], attention [B, K, N])`; the attention is the last iteration's, before its
-            renormalisation over inputs.
+            `Grouping(slots [B, K, D], attention [B, K, N], frames [B, K, 3] or None)`; the attention is the last
+            iteration's, before its renormalisation over inputs, and the frames are measured from it.
 
         Raises:
-            ValueError: the temperature is not positive, or there is no iteration.
+            ValueError: the temperature is not positive, there is no iteration, or frames lack positions.
         """
         iterations = self.iterations if iterations is None else iterations
         if temperature <= 0 or iterations < 1:
             raise ValueError(f"temperature {temperature} and iterations {iterations} must be positive")
+        if self.to_place is not None and positions is None:
+            raise ValueError("slots with frames need the positions of the inputs, [N, 2]")
         inputs = self.norm_inputs(inputs)
         k, v = self.to_k(inputs), self.to_v(inputs)  # [B, N, D]
         slots = self.initial_slots(inputs.shape[0]) if slots is None else slots
         scale = slots.shape[-1] ** -0.5
         for _ in range(iterations):
-            q = self.to_q(self.norm_slots(slots))  # [B, K, D]
-            logits = torch.einsum("bkd,bnd->bkn", q, k) * scale
+            normed = self.norm_slots(slots)
+            logits = torch.einsum("bkd,bnd->bkn", self.to_q(normed), k) * scale
+            if self.to_place is not None and frames is not None:
+                logits = logits + self._nearness(normed, positions, frames)
             attention = (logits / temperature).softmax(dim=1)  # over slots: they compete
             weights = attention + self.epsilon
             weights = weights / weights.sum(dim=-1, keepdim=True)  # over inputs: a weighted mean
+            if self.to_place is not None:
+                frames = measure_frames(weights, positions)
             updates = torch.einsum("bkn,bnd->bkd", weights, v)
             slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
             slots = slots + self.mlp(slots)
-        return Grouping(slots, attention)
+        return Grouping(slots, attention, frames)
+
+    def _nearness(self, slots: Tensor, positions: Tensor, frames: Tensor) -> Tensor:
+        """What place adds to the logits, `[B, K, N]`: a slope and a pull to the centre, both read from the slot."""
+        terms = self.to_place(slots)  # [B, K, 3]
+        offset = in_frame(positions, frames)  # [B, K, N, 2]
+        slope = torch.einsum("bkc,bknc->bkn", terms[..., :2].to(offset.dtype), offset)
+        return slope - 0.1 * softplus(terms[..., 2:]) * offset.square().sum(-1).clamp(max=FAR)
+
+
+def measure_frames(weights: Tensor, positions: Tensor) -> Tensor:
+    """Centre and width (standard deviation in both directions together) of weights `[B, K, N]`: `[B, K, 3]`."""
+    weights = weights.to(positions.dtype)
+    centre = torch.einsum("bkn,nc->bkc", weights, positions)
+    offset = positions - centre[:, :, None]  # [B, K, N, 2]
+    variance = torch.einsum("bkn,bknc->bkc", weights, offset.square()).sum(-1, keepdim=True) / 2
+    return torch.cat([centre, (variance + 1e-4).sqrt().clamp(NARROWEST, WIDEST)], dim=-1)
+
+
+def in_frame(positions: Tensor, frames: Tensor) -> Tensor:
+    """Positions `[N, 2]` or `[B, N, 2]` as seen from every frame, in its widths: `[B, K, N, 2]`."""
+    positions = positions if positions.ndim == 3 else positions[None]
+    return (positions[:, None] - frames[:, :, None, :2]) / frames[:, :, None, 2:]
+
+
+def _start(init: str, shape: tuple[int, ...]) -> Tensor:
+    values = torch.empty(shape)
+    return values.uniform_(-0.1, 0.1) if init == "uniform" else nn.init.xavier_uniform_(values)

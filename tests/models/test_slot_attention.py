@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.models.slot_attention import SlotAttention
+from lib.models.slot_attention import SlotAttention, in_frame, measure_frames
 
 
 @pytest.fixture
@@ -24,23 +24,23 @@ def start():
 
 
 def test_shapes_and_competition(module, inputs):
-    slots, attention = module(inputs)
+    slots, attention, _ = module(inputs)
     assert slots.shape == (2, 4, 8) and attention.shape == (2, 4, 10)
     torch.testing.assert_close(attention.sum(1), torch.ones(2, 10, dtype=torch.float64))
 
 
 def test_permuting_inputs_permutes_only_the_attention(module, inputs, start):
     order = torch.randperm(10, generator=torch.Generator().manual_seed(3))
-    slots, attention = module(inputs, start)
-    permuted_slots, permuted_attention = module(inputs[:, order], start)
+    slots, attention, _ = module(inputs, start)
+    permuted_slots, permuted_attention, _ = module(inputs[:, order], start)
     torch.testing.assert_close(permuted_slots, slots)
     torch.testing.assert_close(permuted_attention, attention[:, :, order])
 
 
 def test_permuting_initial_slots_permutes_the_slots(module, inputs, start):
     order = torch.tensor([2, 0, 3, 1])
-    slots, attention = module(inputs, start)
-    permuted_slots, permuted_attention = module(inputs, start[:, order])
+    slots, attention, _ = module(inputs, start)
+    permuted_slots, permuted_attention, _ = module(inputs, start[:, order])
     torch.testing.assert_close(permuted_slots, slots[:, order])
     torch.testing.assert_close(permuted_attention, attention[:, order])
 
@@ -48,15 +48,15 @@ def test_permuting_initial_slots_permutes_the_slots(module, inputs, start):
 def test_images_of_a_batch_do_not_see_each_other(module, inputs, start):
     changed = inputs.clone()
     changed[1] += 1
-    slots, _ = module(inputs, start)
-    changed_slots, _ = module(changed, start)
+    slots = module(inputs, start).slots
+    changed_slots = module(changed, start).slots
     assert torch.equal(slots[0], changed_slots[0]) and not torch.equal(slots[1], changed_slots[1])
 
 
 def test_gradients(module, inputs, start):
     module.iterations = 2
     check = (inputs[:1, :4].requires_grad_(), start[:1].requires_grad_())
-    assert torch.autograd.gradcheck(lambda x, s: tuple(module(x, s, temperature=0.7)), check)
+    assert torch.autograd.gradcheck(lambda x, s: tuple(module(x, s, temperature=0.7)[:2]), check)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
@@ -89,7 +89,7 @@ def test_agrees_with_the_published_algorithm_in_numpy(module, inputs, start, tem
         slots = gru(mean.transpose(0, 2, 1) @ v, slots)
         hidden = np.maximum(layer_norm(slots, "mlp.0") @ weight["mlp.1.weight"].T + weight["mlp.1.bias"], 0)
         slots = slots + hidden @ weight["mlp.3.weight"].T + weight["mlp.3.bias"]
-    ours, ours_attention = module(inputs, start, temperature=temperature)
+    ours, ours_attention, _ = module(inputs, start, temperature=temperature)
     np.testing.assert_allclose(ours.detach().numpy(), slots, atol=1e-10)
     np.testing.assert_allclose(ours_attention.detach().numpy(), attention.transpose(0, 2, 1), atol=1e-10)
 
@@ -116,3 +116,54 @@ def test_wrong_settings_are_errors(inputs):
         SlotAttention(6, init="gausian")
     with pytest.raises(ValueError, match="positive"):
         SlotAttention(6, 8).double()(inputs, temperature=0.0)
+
+
+@pytest.fixture
+def framed():
+    torch.manual_seed(0)
+    module = SlotAttention(6, 8, 4, hidden_dim=16, frames=True).double()
+    torch.nn.init.normal_(module.to_place.weight)  # it starts at zero, where place would not matter
+    return module
+
+
+PLACES = torch.rand(10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * 2 - 1
+
+
+def test_frames_are_centre_and_width_of_the_attention():
+    weights = torch.tensor([[[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]], dtype=torch.float64)
+    places = torch.tensor([[-0.5, 0.2], [0.5, 0.2], [0.9, -0.9]], dtype=torch.float64)
+    frames = measure_frames(weights, places)
+    torch.testing.assert_close(frames[0, :, :2], torch.tensor([[0.0, 0.2], [0.9, -0.9]], dtype=torch.float64))
+    assert frames[0, 0, 2] == pytest.approx((0.25 / 2 + 1e-4) ** 0.5)
+    assert frames[0, 1, 2] == 0.05  # a slot on a single input keeps a width
+    seen = in_frame(places, frames)
+    assert seen.shape == (1, 2, 3, 2)
+    torch.testing.assert_close(seen[0, 0, 1] * frames[0, 0, 2], torch.tensor([0.5, 0.0], dtype=torch.float64))
+
+
+def test_slots_with_frames_do_not_know_where_the_picture_lies(framed, inputs, start):
+    shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
+    here = framed(inputs, start, positions=PLACES)
+    there = framed(inputs, start, positions=PLACES + shift)
+    torch.testing.assert_close(here.attention, there.attention)
+    torch.testing.assert_close(here.frames[..., :2] + shift, there.frames[..., :2])
+    elsewhere = framed(inputs, start, positions=PLACES.flip(0))
+    assert not torch.allclose(here.attention, elsewhere.attention)
+
+
+def test_frames_handed_over_are_used_from_the_first_iteration(framed, inputs, start):
+    frames = torch.tensor([0.0, 0.0, 0.3], dtype=torch.float64).expand(len(inputs), 4, 3)
+    free = framed(inputs, start, iterations=1, positions=PLACES)
+    held = framed(inputs, start, iterations=1, positions=PLACES, frames=frames)
+    assert not torch.allclose(free.attention, held.attention)
+
+
+def test_gradients_with_frames(framed, inputs, start):
+    framed.iterations = 2
+    check = (inputs[:1, :4].requires_grad_(), start[:1].requires_grad_())
+    assert torch.autograd.gradcheck(lambda x, s: tuple(framed(x, s, positions=PLACES[:4])), check)
+
+
+def test_frames_need_positions(framed, inputs):
+    with pytest.raises(ValueError, match="need the positions"):
+        framed(inputs)
