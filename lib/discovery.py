@@ -1,0 +1,208 @@
+"""The feature series' one experiment: slots on the frozen tokens of MOVi-A scenes, trained and measured.
+
+Shared by ex_dino1 to ex_dino4, ex_comparison and backbone_comparison, so that a checkpoint trained in one is the
+checkpoint loaded in another.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from lib import ROOT, features
+from lib.data.movi import MoviDataset
+from lib.features import Features
+from lib.metrics import objects
+from lib.models import backbones
+from lib.models.dinosaur import Dinosaur, on_image
+from lib.models.feature_decoders import positions_of
+from lib.training import Recipe, Run, fit, indices, load_or_train
+
+#: What is reported of every model, beside `logit_sd`, `slot_diversity` and `loss`.
+KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of MOVi-A with its tokens: S scenes of T frames."""
+
+    features: Features
+    video: np.ndarray  # uint8 [S, T, H, W, 3]
+    truth: np.ndarray  # uint8 [S, T, H, W], 0 background, object i has id i + 1
+    fingerprint: str
+    name: str
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """All frames as `[S * T, 3, H, W]` in 0..1 and their ids `[S * T, H, W]`."""
+        pictures = torch.from_numpy(self.video).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+        return pictures, torch.from_numpy(self.truth).flatten(0, 1).long()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What distinguishes one configuration from another; the defaults are the workbook's own model.
+
+    Args:
+        model: arguments of `Dinosaur`, where they differ from its defaults.
+        area: weight of the sum over slots of the square root of their mask's share of the picture: one large
+            background is cheaper than many parts. Rises linearly over the training, for at the start it would merge
+            everything.
+        diversity: weight of the mean cosine between slot vectors, the original's loss against collapse.
+        coarse: share of the steps on tokens averaged 2 x 2, before the full grid.
+        sample: so many random positions are decoded a step, where the decoder allows it; 0 means all.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    area: float = 0.02
+    diversity: float = 0.0
+    coarse: float = 0.5
+    sample: int = 256
+
+
+def split(
+    name: str,
+    grid: int,
+    *,
+    backbone: str = "efficientnet_lite0",
+    strides: tuple[int, ...] | None = (2, 4),
+    size: int = 256,
+    frames: slice | tuple[int, ...] | None = None,
+    root: Path | str = ROOT / "data" / "movi_a",
+    device: str = "cpu",
+) -> Split:
+    """A split of MOVi-A with tokens on a `grid` x `grid`, from the cache or computed once; see `features.compute`.
+
+    Introduced in notebooks/ex_dino1.ipynb.
+    """
+    dataset = MoviDataset(root, name, fields=("video", "segmentations"), frames=frames)
+    network = backbones.load(backbone, strides=strides)
+    tokens = features.compute(network, dataset, size, grid, device=device)
+    scenes = [dataset[i] for i in range(len(dataset))]
+    video, truth = np.stack([s.video for s in scenes]), np.stack([s.masks for s in scenes])
+    return Split(tokens, video, truth, dataset.fingerprint, name)
+
+
+def train(
+    name: str,
+    data: Split,
+    rules: Rules,
+    recipe: Recipe,
+    *,
+    held_out: Split | None = None,
+    watch_every: int = 0,
+    device: str = "auto",
+) -> Run:
+    """Load or train one model (see `load_or_train`); the held-out split is watched only, on its first 32 images."""
+    tokens = data.features
+    side = tokens.grid[0]
+    config = {
+        "recipe": asdict(recipe),
+        "rules": asdict(rules),
+        "seed": recipe.seed,
+        "tokens": tokens.about,
+        "images": tokens.tokens.shape[0] * tokens.tokens.shape[1],
+    }
+
+    def build() -> nn.Module:
+        return Dinosaur(tokens.dim, tokens.mean, tokens.std, **rules.model)
+
+    def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
+        count = tokens.tokens.shape[0] * tokens.tokens.shape[1]
+
+        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+            where = next(net.parameters()).device
+            batch = tokens.batch(indices(recipe, step, count)).to(where)
+            if step < rules.coarse * recipe.steps:
+                batch = pool(batch, side // 2)
+            return objective(net, batch, rules, progress=step / recipe.steps)
+
+        def watch(net: nn.Module, step: int) -> dict[str, float | Tensor]:
+            seen = measure(net, held_out, images=np.arange(32))
+            return {k: float(np.nanmean(v)) for k, v in seen.items() if k in KEYS}
+
+        return fit(
+            model,
+            loss,
+            recipe,
+            state=state,
+            device=device,
+            watch=None if held_out is None else watch,
+            watch_every=watch_every,
+            label=name,
+        )
+
+    return load_or_train(name, build, fit_it, config, data.fingerprint)
+
+
+def objective(net: nn.Module, tokens: Tensor, rules: Rules, progress: float) -> tuple[Tensor, dict[str, float]]:
+    """The loss of tokens `[B, N, C]`, and what to log; the positions to decode come from torch's generator."""
+    batch, count, channels = tokens.shape
+    target, positions = net.target(tokens), None
+    if 0 < rules.sample < count:
+        chosen = torch.rand(batch, count, device=tokens.device).argsort(1)[:, : rules.sample]
+        side = int(count**0.5)
+        positions = positions_of((side, side), tokens.device)[chosen]
+        target = target.gather(1, chosen[..., None].expand(-1, -1, channels))
+    found = net(tokens, positions)
+    error = (found.reconstruction.float() - target).square().mean()
+    value = error
+    if rules.area:
+        value = value + rules.area * progress * (found.masks.mean(-1) + 1e-6).sqrt().sum(1).mean()
+    if rules.diversity:
+        value = value + rules.diversity * cosine(found.slots.float()).mean()
+    return value, {"error": error.item(), "mask_certainty": found.masks.detach().amax(1).mean().item()}
+
+
+def cosine(vectors: Tensor) -> Tensor:
+    """Mean cosine between different rows of `[B, K, D]`, `[B]`, with gradients."""
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    total = torch.einsum("bkd,bjd->b", unit, unit)
+    count = vectors.shape[1]
+    return (total - count) / max(count * (count - 1), 1)
+
+
+def pool(tokens: Tensor, side: int) -> Tensor:
+    """Tokens `[B, N, C]` averaged to `side` x `side`."""
+    now = int(tokens.shape[1] ** 0.5)
+    maps = tokens.transpose(1, 2).unflatten(2, (now, now))
+    return avg_pool2d(maps, now // side).flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def masks_of(
+    model: nn.Module, data: Split, images: np.ndarray, kind: str = "attention", seed: int = 0
+) -> tuple[Tensor, dict[str, np.ndarray]]:
+    """Masks `[n, K, N]` of the images numbered `images` (scene x T + frame), and values an image beside them.
+
+    Args:
+        kind: "attention", Slot Attention's own masks, or "decoder", the mixing weights.
+        seed: of the slots' starting noise, so that the same call gives the same masks.
+    """
+    torch.manual_seed(seed)
+    device = next(model.parameters()).device
+    masks, values = [], {"loss": [], "slot_diversity": [], "logit_sd": []}
+    for part in np.array_split(images, max(1, len(images) // 16)):
+        tokens = data.features.batch(part).to(device)
+        found = model(tokens)
+        masks.append((found.attention if kind == "attention" else found.masks).float().cpu())
+        error = (found.reconstruction.float() - model.target(tokens)).square().mean((1, 2))
+        values["loss"].append(error.cpu().numpy())
+        values["slot_diversity"].append(cosine(found.slots.float()).cpu().numpy())
+        # Up to what all slots share, the logarithm of a mask is its logit.
+        logits = found.masks.float().clamp(min=1e-12).log()
+        values["logit_sd"].append(logits.std(1).mean(-1).cpu().numpy())
+    return torch.cat(masks), {k: np.concatenate(v) for k, v in values.items()}
+
+
+def measure(
+    model: nn.Module, data: Split, images: np.ndarray | None = None, kind: str = "attention", seed: int = 0
+) -> dict[str, np.ndarray]:
+    """`objects.evaluate` at the images' resolution, and `loss`, `slot_diversity` and `logit_sd`: `[n]` each."""
+    _, truth = data.images()
+    images = np.arange(len(truth)) if images is None else images
+    masks, values = masks_of(model, data, images, kind, seed)
+    return objects.evaluate(truth[images], on_image(masks, truth.shape[-2:])) | values
