@@ -1,0 +1,197 @@
+"""Anomaly measures: agreement with scikit-learn, bounds that hold, rules that differ where they should."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from lib.metrics import anomaly
+from lib.metrics.curves import Curve, Pool, exact_curve
+
+# Few distinct values, so that ties are common; and both signs.
+SCORES = hnp.arrays(np.float32, 40, elements=st.integers(-6, 6).map(lambda i: i / 4))
+SPREAD = hnp.arrays(np.float32, 40, elements=st.floats(-50, 50, width=32))
+TRUTH = hnp.arrays(bool, 40)
+
+
+def pooled(scores, truth, bits=22):
+    pool = Pool(bits)
+    pool.add(scores, truth)
+    return pool.curve()
+
+
+def pixels(n, share=0.01, seed=0, gap=2.0):
+    """Scores like an energy's: others around 10, anomalies `gap` above."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random(n, dtype=np.float32) < share
+    return (rng.standard_normal(n, dtype=np.float32) - 10 + gap * truth).astype(np.float32), truth
+
+
+@given(SCORES, TRUTH)
+@settings(max_examples=60, deadline=None)
+def test_exact_measures_agree_with_scikit_learn(scores, truth):
+    found = anomaly.measure(exact_curve(scores, truth))
+    if truth.all() or not truth.any():
+        assert all(math.isnan(value) for value in found.values())
+        return
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    assert found["auroc"] == pytest.approx(roc_auc_score(truth, scores))
+    assert found["aupr"] == pytest.approx(average_precision_score(truth, scores))
+    assert found["fpr95"] == pytest.approx(false[np.argmax(true >= 0.95)])
+    curve = exact_curve(scores, truth)
+    assert anomaly.aupr(curve, "trapezoid") == pytest.approx(-np.trapezoid(precision, recall))
+    nearest = false[1:][np.argmin(np.abs(true[1:] - 0.95))]
+    assert anomaly.fpr(curve, rule="nearest") == pytest.approx(nearest)
+
+
+@given(st.one_of(SCORES, SPREAD), TRUTH, st.sampled_from([8, 10, 12, 16]))
+@settings(max_examples=120, deadline=None)
+def test_bounds_hold_with_any_bins_and_ties(scores, truth, bits):
+    if truth.all() or not truth.any():
+        return
+    curve = pooled(scores, truth, bits)
+    exact, found = anomaly.measure(exact_curve(scores, truth)), anomaly.measure(curve)
+    for key, (low, high) in anomaly.bounds(curve).items():
+        assert low - 1e-9 <= exact[key] <= high + 1e-9, key
+        assert low - 1e-9 <= found[key] <= high + 1e-9, key
+
+
+@given(SPREAD, TRUTH, st.integers(1, 39))
+@settings(max_examples=50, deadline=None)
+def test_a_pool_does_not_see_batches_or_order(scores, truth, cut):
+    whole, parts = pooled(scores, truth, 16), Pool(16)
+    for part in (slice(cut, None), slice(cut)):
+        parts.add(scores[part], truth[part])
+    for a, b in zip(whole[:3], parts.curve()[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@given(SPREAD)
+@settings(max_examples=100, deadline=None)
+def test_thresholds_are_edges_of_the_bins(scores):
+    scores = np.append(scores, [np.inf, -np.inf, 0.0, -0.0]).astype(np.float32)
+    curve = pooled(scores, np.zeros(len(scores), bool), 12)
+    assert (np.diff(curve.thresholds) < 0).all()
+    for threshold, flagged in zip(curve.thresholds, np.cumsum(curve.others), strict=True):
+        assert (scores >= threshold).sum() == flagged
+
+
+@pytest.mark.parametrize("gap", [0.5, 2.0, 5.0])
+def test_streaming_is_within_a_thousandth_on_two_million_pixels(gap):
+    scores, truth = pixels(2_000_000, gap=gap)
+    pool = Pool()
+    for part, which in zip(np.array_split(scores, 7), np.array_split(truth, 7), strict=True):
+        pool.add(part, which)
+    exact = anomaly.measure(exact_curve(scores, truth))
+    assert exact["aupr"] == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+    found, bounds = anomaly.measure(pool.curve()), anomaly.bounds(pool.curve())
+    for key in anomaly.KEYS:
+        assert abs(found[key] - exact[key]) < 0.001
+        assert bounds[key][0] <= exact[key] <= bounds[key][1] and bounds[key][1] - bounds[key][0] < 0.001
+
+
+def test_scores_are_never_squashed():
+    """Logits of which a sigmoid in float32 would make ties, and one with ties at its top."""
+    scores, truth = pixels(20_000, 0.05)
+    raised = scores + 60
+    squashed = torch.from_numpy(raised).sigmoid()
+    assert len(torch.unique(squashed)) == 1
+    for curve in (exact_curve(raised, truth), pooled(raised, truth)):
+        assert anomaly.auroc(curve) == pytest.approx(roc_auc_score(truth, scores), abs=1e-4)
+
+
+@given(SPREAD, TRUTH)
+@settings(max_examples=50, deadline=None)
+def test_a_threshold_is_the_same_rule_everywhere(scores, truth):
+    if truth.all() or not truth.any():
+        return
+    for curve in (exact_curve(scores, truth), pooled(scores, truth, 16)):
+        for threshold in (
+            anomaly.threshold_at_recall(curve),
+            anomaly.threshold_at_best_f1(curve),
+            anomaly.threshold_at_fpr(curve, 0.3),
+        ):
+            flagged = scores >= threshold
+            there = anomaly.at_threshold(curve, threshold)
+            assert there["recall"] == pytest.approx(flagged[truth].mean())
+            assert there["fpr"] == pytest.approx(flagged[~truth].mean())
+        assert anomaly.at_threshold(curve, anomaly.threshold_at_recall(curve))["recall"] >= 0.95
+        assert anomaly.at_threshold(curve, anomaly.threshold_at_fpr(curve, 0.3))["fpr"] <= 0.3
+
+
+def test_the_best_f1_is_the_best():
+    scores, truth = pixels(3000, 0.1)
+    curve = exact_curve(scores, truth)
+    best = anomaly.at_threshold(curve, anomaly.threshold_at_best_f1(curve))["f1"]
+    assert best == pytest.approx(max(anomaly.at_threshold(curve, t)["f1"] for t in curve.thresholds[::5]), abs=0.01)
+
+
+def test_validation_without_anomalies_gives_an_alarm_budget():
+    scores, _ = pixels(100_000, 0)
+    curve = pooled(scores, np.zeros(len(scores), bool))
+    threshold = anomaly.threshold_at_fpr(curve, 0.05)
+    assert 0.049 < (scores >= threshold).mean() <= 0.05
+    assert anomaly.threshold_at_fpr(exact_curve([1.0, 1.0], [False, False]), 0.4) == math.inf
+
+
+def image(seed, offset=0.0, anomaly_there=True):
+    scores, truth = pixels(400, 0.1, seed)
+    labels = np.where(truth & anomaly_there, 13, np.random.default_rng(seed).integers(0, 13, 400))
+    return (scores + offset).reshape(20, 20), labels.reshape(20, 20)
+
+
+def test_protocols_differ_in_what_they_should():
+    images = [image(0), image(1, 5.0), image(2, anomaly_there=False)]
+    report = anomaly.evaluate(images, 13, ignored=(255,))
+    each = [average_precision_score(y.ravel() == 13, s.ravel()) for s, y in images[:2]]
+    assert report.values["aupr_per_image"] == pytest.approx(np.mean(each)), "images without anomaly are skipped"
+    s, y = (np.stack(part).ravel() for part in zip(*images, strict=True))
+    assert report.values["aupr_pooled"] == pytest.approx(average_precision_score(y == 13, s), abs=1e-3)
+    assert report.values["aupr_pooled"] < report.values["aupr_per_image"] - 0.1, "offsets between images only hurt one"
+    ignoring = anomaly.evaluate(images, 13, ignored=(255, 3))
+    kept = y != 3
+    assert ignoring.values["auroc_pooled"] == pytest.approx(roc_auc_score(y[kept] == 13, s[kept]), abs=1e-3)
+    assert ignoring.curve.others.sum() == (kept & (y != 13)).sum()
+    nearest = anomaly.evaluate(images, 13, rule="nearest").values
+    assert nearest["fpr95_per_image"] != report.values["fpr95_per_image"]
+    assert nearest["fpr95_pooled"] == report.values["fpr95_pooled"]
+
+
+def test_void_pixels_may_hold_nan_and_others_may_not():
+    scores, labels = image(0)
+    scores[0, 0], labels[0, 0] = np.nan, 255
+    assert np.isfinite(list(anomaly.evaluate([(scores, labels)], 13).values.values())).all()
+    with pytest.raises(ValueError, match="NaN"):
+        anomaly.evaluate([(scores, labels)], 13, ignored=())
+    with pytest.raises(ValueError, match="differ in shape"):
+        Pool().add(np.zeros(3), np.zeros(4, bool))
+
+
+def test_intervals_hold_the_value_and_shrink_with_images():
+    few, many = (anomaly.evaluate([image(i, 0.3 * (i % 3)) for i in range(n)], 13) for n in (8, 64))
+    widths = []
+    for report in (few, many):
+        intervals = report.intervals(draws=200)
+        for name, (low, high) in intervals.items():
+            assert low < report.values[name] < high, name
+        widths.append(np.diff(list(intervals.values())).ravel())
+    assert (widths[1] < widths[0]).all()
+    one = anomaly.evaluate([image(0)], 13)
+    for name, (low, high) in one.intervals(draws=5).items():
+        assert low == high == pytest.approx(one.values[name], abs=0.05), "one image leaves nothing to draw"
+
+
+def test_unknown_rules_are_errors():
+    curve = Curve(np.array([1.0], np.float32), np.array([1]), np.array([1]))
+    with pytest.raises(ValueError, match="first or nearest"):
+        anomaly.fpr(curve, rule="last")
+    with pytest.raises(ValueError, match="step or trapezoid"):
+        anomaly.aupr(curve, "simpson")
+    with pytest.raises(ValueError, match="no image"):
+        anomaly.evaluate([], 13)
