@@ -81,7 +81,7 @@ def run(
                     continue
                 bar.update()
                 if "error" in row:
-                    bar.write(f"{name}: {row['params']} failed: {row['error']} ({_failure(paths[i])})")
+                    bar.write(_portable(f"{name}: {row['params']} failed: {row['error']} ({_failure(paths[i])})"))
             todo = [i for i in todo if rows[i] is None]
             if todo:
                 time.sleep(WAIT)
@@ -95,9 +95,7 @@ def product(lists: dict[str, list]) -> list[dict[str, Any]]:
 
 def save(rows: list[Row], path: Path) -> None:
     """Write rows to one JSON file, to be committed and handed to `run` as `committed`; failures are kept as such."""
-    # A message may name a file; paths of the machine that ran the sweep are of no use to another.
-    text = json.dumps({"rows": rows}, indent=1, allow_nan=False).replace(f"{ROOT}{os.sep}", "")
-    _write(path, text + "\n")
+    _write(path, _portable(json.dumps({"rows": rows}, indent=1, allow_nan=False)) + "\n")
 
 
 def fingerprint(fn: Callable, code: Iterable[ModuleType] = ()) -> str:
@@ -171,6 +169,11 @@ def _failed(head: Row, text: str) -> Row:
 
 def _failure(path: Path) -> Path:
     return path.with_suffix(".failed.txt")
+
+
+def _portable(text: str) -> str:
+    """Where the workbook lies on this machine is of no use to another."""
+    return text.replace(f"{ROOT}{os.sep}", "")
 
 
 def _committed(path: Path | None) -> dict[str, Row]:

@@ -1,0 +1,280 @@
+"""Sweeps: each configuration once, by whichever process is free; failures and interrupts cost nothing else."""
+
+import functools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import ModuleType
+
+import pytest
+
+from lib import ROOT, sweeps
+
+#: A module as a user's would be: what it ran is on disk, because a second process may be the one that runs it.
+JOB = """
+import os, pathlib, sys, time
+
+def train(a, seed=0, log=None):
+    with open(log, "a") as file:
+        file.write(f"{a} {seed} {os.getpid()}\\n")
+    if a == "slow":
+        time.sleep(600)
+    if a == "fails":
+        raise RuntimeError("this one\\ncannot work")
+    time.sleep(float(os.environ.get("PAUSE", 0)))
+    return {"score": seed + len(a), "nothing": float("nan")}
+
+if __name__ == "__main__":
+    import job
+    from lib import sweeps
+    folder, log = map(pathlib.Path, sys.argv[1:3])
+    grid = sweeps.product({"a": sys.argv[3].split(","), "seed": [0, 1, 2], "log": [str(log)]})
+    log.with_name(f"ready {os.getpid()}").touch()
+    while len(list(log.parent.glob("ready *"))) < int(sys.argv[4]):
+        time.sleep(0.01)
+    rows = sweeps.run(job.train, grid, name="shared", data="d", folder=folder)
+    assert [row["params"] for row in rows] == grid and all(row["metrics"] for row in rows)
+"""
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "WAIT", 0.05)
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "out"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "job.py").write_text(JOB)
+    monkeypatch.delitem(sys.modules, "job", raising=False)
+    import job
+
+    return job
+
+
+@pytest.fixture
+def sweep(job, tmp_path):
+    """The sweep of `job.train`, and what it has run."""
+
+    def run(values, data="d", **options):
+        grid = sweeps.product({"a": values, "log": [str(tmp_path / "log")]})
+        return sweeps.run(job.train, grid, name="test", data=data, **options)
+
+    run.ran = lambda: [line.split()[0] for line in (tmp_path / "log").read_text().splitlines()]
+    return run
+
+
+def test_a_finished_configuration_is_never_run_twice(sweep):
+    first = sweep(["x", "yy"])
+    assert sweep(["x", "yy"]) == first, "what was read is what was measured"
+    assert [row["metrics"] for row in first] == [{"score": 1, "nothing": None}, {"score": 2, "nothing": None}]
+    assert all(row["revision"] and row["seconds"] >= 0 and row["data"] == "d" for row in first)
+    assert [row["params"]["a"] for row in sweep(["zzz", "x"])] == ["zzz", "x"], "rows are in the order of the grid"
+    assert sweep.ran() == ["x", "yy", "zzz"]
+
+
+def test_parameters_data_and_code_each_make_it_another_result(sweep, job, tmp_path):
+    other = ModuleType("other")
+    other.__file__ = str(tmp_path / "other.py")
+    sys.modules["other"] = other
+    try:
+        (tmp_path / "other.py").write_text("LAYERS = 1\n")
+        sweep(["x"])
+        sweep(["x"], data="e")
+        sweep(["x"], code=[other])
+        sweep(["x"], code=[other])
+        assert len(sweep.ran()) == 3
+        (tmp_path / "other.py").write_text("LAYERS = 22\n")
+        sweep(["x"], code=[other])
+        assert len(sweep.ran()) == 4, "a module named in `code` has changed"
+        (tmp_path / "job.py").write_text(JOB + "\n\nLAYERS = 2\n")
+        sweep(["x"])
+        assert len(sweep.ran()) == 5, "the module of the function has changed"
+    finally:
+        del sys.modules["other"]
+
+
+def test_functions_of_one_module_and_of_a_notebook_are_told_apart(job):
+    namespace = {"__name__": "__main__"}
+    exec("def cell(a): return {}", namespace)
+    assert sweeps.fingerprint(job.train) != sweeps.fingerprint(sweeps.save)
+    assert sweeps.fingerprint(sweeps.run) != sweeps.fingerprint(sweeps.save)
+    with pytest.raises(ValueError, match="no source"):
+        sweeps.fingerprint(namespace["cell"])
+
+
+def test_a_failure_is_reported_stops_nothing_and_is_tried_again(sweep, tmp_path, capsys):
+    rows = sweep(["x", "fails", "yy"])
+    assert [bool(row["metrics"]) for row in rows] == [True, False, True]
+    assert rows[1]["error"] == "cannot work" and rows[1]["params"]["a"] == "fails"
+    assert "test: {'a': 'fails'" in (said := capsys.readouterr().out) and "cannot work" in said
+    (kept,) = (tmp_path / "out" / "sweeps" / "test").glob("*.failed.txt")
+    assert "RuntimeError: this one" in kept.read_text() and kept.name in said
+    sweep(["x", "fails", "yy"])
+    assert sweep.ran() == ["x", "fails", "yy", "fails"]
+
+
+def test_a_failure_that_is_mended_leaves_no_trace(tmp_path):
+    broken = []
+
+    def train(a):
+        return {"score": 1 / len(broken)}
+
+    assert "ZeroDivisionError" in sweeps.run(train, [{"a": 1}], name="t", data="d", folder=tmp_path)[0]["error"]
+    broken.append(1)
+    assert sweeps.run(train, [{"a": 1}], name="t", data="d", folder=tmp_path)[0]["metrics"] == {"score": 1}
+    assert not list(tmp_path.glob("*.txt"))
+
+
+def test_an_interrupt_keeps_what_is_finished(tmp_path):
+    ran = []
+
+    def train(a):
+        ran.append(a)
+        if ran == [1, 2]:
+            raise KeyboardInterrupt
+        return {"score": a}
+
+    grid = sweeps.product({"a": [1, 2, 3]})
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.run(train, grid, name="t", data="d", folder=tmp_path)
+    assert [row["metrics"]["score"] for row in sweeps.run(train, grid, name="t", data="d", folder=tmp_path)] == [
+        1,
+        2,
+        3,
+    ]
+    assert ran == [1, 2, 2, 3]
+
+
+def test_a_result_is_whole_or_not_there(sweep, tmp_path):
+    sweep(["x"])
+    (path,) = (tmp_path / "out" / "sweeps" / "test").glob("*.json")
+    path.write_text(path.read_text()[:20])
+    assert sweep(["x"])[0]["metrics"]["score"] == 1 and json.loads(path.read_text())["metrics"]
+    assert sweep.ran() == ["x", "x"]
+    assert not [p for p in path.parent.rglob("*") if "tmp" in p.name]
+
+
+@pytest.mark.parametrize("bad", [{"a": {1, 2}}, {"a": object()}, ["a"]])
+def test_what_is_not_json_is_an_error_that_says_where(bad, tmp_path):
+    with pytest.raises(ValueError, match="configuration 1 of sweep t"):
+        sweeps.run(lambda a: {}, [{"a": 1}, bad], name="t", data="d", folder=tmp_path)
+
+
+@pytest.mark.parametrize("returned", [None, 0.5, {"masks": object()}])
+def test_a_function_that_returns_no_metrics_has_failed(returned, tmp_path):
+    def train(a):
+        return returned
+
+    (row,) = sweeps.run(train, [{"a": 1}], name="t", data="d", folder=tmp_path)
+    assert "train returned" in row["error"] and not list(tmp_path.glob("*.json"))
+
+
+def test_product():
+    assert sweeps.product({"lr": [1, 2], "seed": [0, 1]}) == [
+        {"lr": 1, "seed": 0},
+        {"lr": 1, "seed": 1},
+        {"lr": 2, "seed": 0},
+        {"lr": 2, "seed": 1},
+    ]
+
+
+def test_committed_rows_stand_in_for_runs_whatever_the_code_is(sweep, tmp_path):
+    path = tmp_path / "figures" / "sweep.json"
+    assert [r["metrics"]["score"] for r in sweep(["x"], committed=path)] == [1], "nothing is committed yet"
+    measured = sweep(["x", "yy", "fails"])
+    sweeps.save([row | {"revision": "abc"} for row in measured], path)
+    before = sweep.ran()
+    (tmp_path / "job.py").write_text(JOB + "\n\nCHANGED = True\n")
+    rows = sweep(["yy", "fails"], committed=path)
+    assert sweep.ran() == before, "neither the result nor the failure is tried again"
+    assert rows[0]["metrics"] == measured[1]["metrics"] and rows[1]["error"] == measured[2]["error"]
+    assert all(row["revision"] == "abc" and "sweep.json" in row["note"] and "abc" in row["note"] for row in rows)
+    assert "note" not in sweep(["yy", "new"], data="e", committed=path)[0], "other data are another result"
+    assert len(sweep.ran()) == len(before) + 2
+
+
+def test_committed_files_are_strict_json_without_paths_of_this_machine(sweep, tmp_path):
+    row = {"params": {"a": 1}, "data": "d", "revision": "r", "metrics": {}, "error": f"see {ROOT / 'runs' / 'x'}"}
+    sweeps.save([row], tmp_path / "c.json")
+    assert json.loads((tmp_path / "c.json").read_text())["rows"][0]["error"] == f"see {os.path.join('runs', 'x')}"
+    with pytest.raises(ValueError):
+        sweeps.save([row | {"seconds": math.nan}], tmp_path / "d.json")
+    assert not (tmp_path / "d.json").exists()
+    (tmp_path / "c.json").write_text('{"runs": []}')
+    with pytest.raises(ValueError, match=r"c\.json is no file of sweeps\.save"):
+        sweep(["x"], committed=tmp_path / "c.json")
+
+
+def test_threads_run_side_by_side_and_rows_stay_in_order(tmp_path):
+    meeting = threading.Barrier(3, timeout=20)
+
+    def train(a):
+        meeting.wait()  # none returns before all three have started
+        return {"score": a}
+
+    with ThreadPoolExecutor(3) as pool:
+        grid = sweeps.product({"a": [3, 1, 2]})
+        rows = sweeps.run(train, grid, name="t", data="d", folder=tmp_path, submit=pool.submit)
+    assert [row["metrics"]["score"] for row in rows] == [3, 1, 2]
+
+
+def test_a_worker_that_dies_is_a_failed_configuration(sweep, tmp_path):
+    def submit(task, fn, head, *rest):
+        future = Future()
+        if head["params"]["a"] == "x":
+            future.set_exception(MemoryError("the worker was killed"))
+        else:
+            future.set_result(task(fn, head, *rest))
+        return future
+
+    rows = sweep(["x", "yy"], submit=submit)
+    assert rows[0]["error"] == "MemoryError: the worker was killed" and rows[1]["metrics"]["score"] == 2
+    assert list((tmp_path / "out" / "sweeps" / "test").glob("*.failed.txt"))
+
+
+def test_dask_runs_a_sweep(sweep):
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        submit = functools.partial(client.submit, pure=False)
+        rows = sweep(["x", "fails", "yy"], submit=submit)
+        assert [row["metrics"].get("score") for row in rows] == [1, None, 2]
+        sweep(["x", "fails", "yy"], submit=submit)
+    assert sorted(sweep.ran()) == ["fails", "fails", "x", "yy"]
+
+
+def _start(tmp_path, values, number, pause):
+    arguments = [str(tmp_path / "kept"), str(tmp_path / "log"), values, str(number)]
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    environment = os.environ | {"PYTHONPATH": path, "PAUSE": str(pause), "TQDM_DISABLE": "1"}
+    return subprocess.Popen([sys.executable, str(tmp_path / "job.py"), *arguments], env=environment)
+
+
+def test_two_processes_share_a_sweep_and_one_may_be_killed(job, tmp_path):
+    """Both start together and halve the work; a third, killed in the middle, leaves nothing that blocks a fourth."""
+    both = [_start(tmp_path, "x,yy", 2, 0.3) for _ in range(2)]
+    assert [process.wait(timeout=50) for process in both] == [0, 0], "each has all rows"
+    ran = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
+    assert sorted((a, seed) for a, seed, _ in ran) == sorted((a, s) for a in ("x", "yy") for s in "012"), "once each"
+    assert {int(pid) for *_, pid in ran} == {process.pid for process in both}, "both have worked"
+
+    killed = _start(tmp_path, "slow", 1, 0)
+    try:
+        until = time.monotonic() + 40
+        while "slow" not in (tmp_path / "log").read_text() and time.monotonic() < until:
+            time.sleep(0.05)
+        params = {"a": "slow", "seed": 0, "log": str(tmp_path / "log")}
+        head = {"params": params, "data": "d", "revision": "r"}
+        key = sweeps._hash({"code": sweeps.fingerprint(job.train), "params": params, "data": "d"})
+        claim = functools.partial(sweeps._measure, lambda **_: {"score": 1}, head, tmp_path / "kept" / f"{key}.json")
+        assert claim(time.time()) is None, "it is taken"
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    assert claim(time.time())["metrics"] == {"score": 1}, "and free again"
