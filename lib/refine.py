@@ -17,25 +17,32 @@ from lib.models.dinosaur import on_image
 def merge(masks: Tensor, slots: Tensor, frames: Tensor | None, threshold: float, reach: float = 3.0) -> Tensor:
     """Add up the masks of slots that are alike and near each other (agglomerative, as in SOLV, Aydemir et al. 2023).
 
+    The distance of two slots is that of their vectors at unit length (0 to 2) and, with frames, of their centres,
+    which count `reach * threshold` times, so that equal things far apart stay apart: the root of the sum of squares.
+    In a video it is averaged over time, so that slots are merged for all of it or not at all.
+
     Args:
-        masks: `[B, K, ...]`, sums to one over K.
-        slots: `[B, K, D]`; alike is a small distance between them at unit length (0 to 2).
-        frames: `[B, K, 3]`, see `Grouping`; a distance between centres counts `reach * threshold` times, so that
-            equal things far apart stay apart. None: place does not count.
+        masks: `[B, K, ...]`, or `[B, T, K, ...]` of videos; sums to one over K.
+        slots: `[B, K, D]` or `[B, T, K, D]`.
+        frames: `[B, K, 3]` or `[B, T, K, 3]`, see `Grouping`. None: place does not count.
         threshold: average distance up to which clusters of slots are joined; 0 joins nothing.
 
     Returns:
         Masks of the same shape; a slot that was merged into another is left with zeros.
     """
+    video = slots.ndim == 4
     features = normalize(slots.detach().float(), dim=-1)
     if frames is not None:
         features = torch.cat([features, reach * threshold * frames[..., :2].float()], dim=-1)
+    distances = torch.cdist(features, features)  # [B, (T,) K, K]
+    distances = (distances.mean(1) if video else distances).cpu().numpy()
+    clusters = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=threshold)
     merged = torch.zeros_like(masks)
-    clusters = AgglomerativeClustering(None, distance_threshold=threshold, linkage="average")
-    for out, mask, vectors in zip(merged, masks, features.cpu().numpy(), strict=True):
-        labels = clusters.fit_predict(vectors) if threshold > 0 else np.arange(len(vectors))
-        _, first, groups = np.unique(labels, return_index=True, return_inverse=True)
-        out.index_add_(0, torch.as_tensor(first[groups], device=mask.device), mask)  # under the first one's number
+    for out, mask, apart in zip(merged, masks, distances, strict=True):
+        groups = clusters.fit_predict(apart) if threshold > 0 else np.arange(len(apart))
+        _, first, which = np.unique(groups, return_index=True, return_inverse=True)
+        target = torch.as_tensor(first[which], device=mask.device)  # all under the number of the first one
+        out.index_add_(1 if video else 0, target, mask)
     return merged
 
 
