@@ -171,7 +171,6 @@ def pool(tokens: Tensor, side: int) -> Tensor:
     return avg_pool2d(maps, now // side).flatten(2).transpose(1, 2)
 
 
-@torch.no_grad()
 def masks_of(
     model: nn.Module, data: Split, images: np.ndarray, kind: str = "attention", seed: int = 0
 ) -> tuple[Tensor, dict[str, np.ndarray]]:
@@ -181,20 +180,8 @@ def masks_of(
         kind: "attention", Slot Attention's own masks, or "decoder", the mixing weights.
         seed: of the slots' starting noise, so that the same call gives the same masks.
     """
-    torch.manual_seed(seed)
-    device = next(model.parameters()).device
-    masks, values = [], {"loss": [], "slot_diversity": [], "logit_sd": []}
-    for part in np.array_split(images, max(1, len(images) // 16)):
-        tokens = data.features.batch(part).to(device)
-        found = model(tokens)
-        masks.append((found.attention if kind == "attention" else found.masks).float().cpu())
-        error = (found.reconstruction.float() - model.target(tokens)).square().mean((1, 2))
-        values["loss"].append(error.cpu().numpy())
-        values["slot_diversity"].append(cosine(found.slots.float()).cpu().numpy())
-        # Up to what all slots share, the logarithm of a mask is its logit.
-        logits = found.masks.float().clamp(min=1e-12).log()
-        values["logit_sd"].append(logits.std(1).mean(-1).cpu().numpy())
-    return torch.cat(masks), {k: np.concatenate(v) for k, v in values.items()}
+    masks, _, _, values = _see(model, data, images, kind, seed)
+    return masks, values
 
 
 def measure(
@@ -221,7 +208,7 @@ def stages(
     """
     pictures, truth = data.images()
     images = np.arange(len(truth)) if images is None else images
-    masks, slots, frames = _parts(model, data, images, kind)
+    masks, slots, frames, _ = _see(model, data, images, kind)
     size = tuple(truth.shape[-2:])
     merged = refine.merge(masks, slots, frames, threshold)
     return {
@@ -235,7 +222,7 @@ def stages(
 def choose_threshold(model: nn.Module, data: Split, kind: str = "attention") -> float:
     """The threshold of `refine.merge` with the largest sum of FG-ARI and mBO on a split that no table reports."""
     _, truth = data.images()
-    masks, slots, frames = _parts(model, data, np.arange(len(truth)), kind)
+    masks, slots, frames, _ = _see(model, data, np.arange(len(truth)), kind)
     scores = {}
     for threshold in THRESHOLDS:
         merged = refine.merge(masks, slots, frames, threshold)
@@ -244,10 +231,19 @@ def choose_threshold(model: nn.Module, data: Split, kind: str = "attention") -> 
     return max(scores, key=scores.get)
 
 
-def _parts(model: nn.Module, data: Split, images: np.ndarray, kind: str, seed: int = 0) -> tuple:
+@torch.no_grad()
+def _see(model: nn.Module, data: Split, images: np.ndarray, kind: str, seed: int = 0) -> tuple:
+    """Masks `[n, K, N]`, slots `[n, K, D]`, frames `[n, K, 3]` or None, and values `[n]` of the images."""
     torch.manual_seed(seed)
     device = next(model.parameters()).device
-    found = [model(data.features.batch(part).to(device)) for part in np.array_split(images, max(1, len(images) // 16))]
-    masks = torch.cat([f.attention if kind == "attention" else f.masks for f in found]).float().cpu()
-    frames = None if found[0].frames is None else torch.cat([f.frames for f in found]).cpu()
-    return masks, torch.cat([f.slots for f in found]).float().cpu(), frames
+    parts, values = [], {"loss": [], "slot_diversity": [], "logit_sd": []}
+    for part in np.array_split(images, max(1, len(images) // 16)):
+        tokens = data.features.batch(part).to(device)
+        found = model(tokens)
+        parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.frames))
+        values["loss"].append((found.reconstruction.float() - model.target(tokens)).square().mean((1, 2)))
+        values["slot_diversity"].append(cosine(found.slots.float()))
+        # Up to what all slots share, the logarithm of a mask is its logit.
+        values["logit_sd"].append(found.masks.float().clamp(min=1e-12).log().std(1).mean(-1))
+    masks, slots, frames = (None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
+    return masks, slots, frames, {k: torch.cat(v).cpu().numpy() for k, v in values.items()}
