@@ -1,0 +1,226 @@
+"""Every backbone keeps to its image, agrees with the reference library, and reads its publisher's own file."""
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from lib.data import photos
+from lib.models import backbones
+from lib.models.backbones import WeightsError, load
+
+OFFLINE = "no weights of .* from the hub"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Random weights in each publisher's own format, as no hub can be reached here."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    reference = {}
+    dino = timm.create_model("vit_small_patch16_224.dino", num_classes=0)
+    torch.save(dino.state_dict(), folder / "dino_deitsmall16_pretrain.pth")  # its names are timm's
+    reference["dino_vits16"] = dino
+    dinov2 = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
+    torch.save(facebook(dinov2.state_dict()), folder / "dinov2_vits14_pretrain.pth")
+    reference["dinov2_vits14"] = dinov2
+    clip = open_clip.create_model("ViT-B-16-quickgelu")
+    torch.save(clip.state_dict(), folder / "open_clip_pytorch_model.bin")
+    reference["clip_vitb16"] = clip.visual
+    resnet = torchvision.models.resnet18()
+    torch.save(resnet.state_dict(), folder / "resnet18-f37072fd.pth")
+    reference["resnet18"] = resnet
+    return folder, {k: v.eval() for k, v in reference.items()}
+
+
+def facebook(state):
+    """timm's DINOv2 in the publisher's format: the same names, and the token for masked patches."""
+    return {"mask_token": torch.zeros(1, state["cls_token"].shape[-1])} | state
+
+
+def images(size, n=2):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("dinov2_vits14", 98), ("dino_vits16", 96), ("clip_vitb16", 96), ("random_vits14", 98)]
+)
+def test_a_patch_changes_every_token_of_its_image_and_none_of_another(files, name, size):
+    """The original's CLIP attended across the batch: its tokens ignored each other and followed their batch mates."""
+    backbone = load(name, files[0])
+    before = images(size)
+    after = before.clone()
+    after[0, :, :14, :14] = 1 - after[0, :, :14, :14]
+    moved = (backbone(before).tokens - backbone(after).tokens).abs().amax(-1)
+    assert (moved[0] > 0).all() and (moved[1] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "pixels"])
+def test_images_of_a_batch_do_not_see_each_other(files, name):
+    backbone = load(name, files[0] if name == "resnet18" else None)
+    both = images(64)
+    torch.testing.assert_close(backbone(both).tokens[:1], backbone(both[:1]).tokens, atol=1e-3, rtol=1e-3)
+
+
+def test_dino_tokens_are_those_of_timm(files):
+    """At the size it was made for, the last block's output, caught by a hook, without the class token."""
+    folder, reference = files
+    network, caught = reference["dino_vits16"], []
+    network.blocks[-1].register_forward_hook(lambda _, __, out: caught.append(out))
+    picture = images(224, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in backbones.IMAGENET)
+    with torch.no_grad():
+        network((picture - mean) / std)
+    found = load("dino_vits16", folder)(picture)
+    assert found.grid == (14, 14)
+    torch.testing.assert_close(found.tokens, caught[0][:, 1:], atol=1e-5, rtol=1e-4)
+
+
+def test_clip_tokens_are_those_of_open_clip(files):
+    folder, reference = files
+    tower, caught = reference["clip_vitb16"], []
+    tower.transformer.resblocks[-1].register_forward_hook(lambda _, __, out: caught.append(out))
+    picture = images(224, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in backbones.CLIP)
+    with torch.no_grad():
+        tower((picture - mean) / std)
+    out = caught[0] if caught[0].shape[0] == 1 else caught[0].transpose(0, 1)
+    torch.testing.assert_close(load("clip_vitb16", folder)(picture).tokens, out[:, 1:], atol=1e-4, rtol=1e-3)
+
+
+def test_resnet_maps_are_those_of_torchvision(files):
+    folder, reference = files
+    network = reference["resnet18"]
+    picture = images(64, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in backbones.IMAGENET)
+    with torch.no_grad():
+        x = network.maxpool(network.relu(network.bn1(network.conv1((picture - mean) / std))))
+        wanted = network.layer2(network.layer1(x))
+    found = load("resnet18", folder)(picture)
+    assert found.grid == (8, 8)
+    torch.testing.assert_close(found.tokens, wanted.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "label"), [("efficientnet_lite0", 967), ("efficientnet_lite1", 967)])
+def test_packaged_weights_still_know_an_espresso(name, label):
+    """The whole network, classifier included, on a photograph: names, order and pixel normalisation all fit."""
+    network = timm.create_model(backbones.NETWORKS[name][0]).eval()
+    network.load_state_dict(backbones.lite(name))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in backbones.LITE)
+    with torch.no_grad():
+        sure = network((photos.load("coffee", 224)[None] - mean) / std).softmax(-1)[0]
+    assert int(sure.argmax()) == label and sure.max() > 0.5
+
+
+def test_strides_are_joined_at_the_finest():
+    fine, coarse = load("efficientnet_lite0", strides=(2,)), load("efficientnet_lite0", strides=(4,))
+    both = load("efficientnet_lite0", strides=(2, 4))
+    picture = images(64, 1)
+    found = both(picture)
+    assert found.grid == (32, 32) and both.dim == fine.dim + coarse.dim == found.tokens.shape[-1]
+    torch.testing.assert_close(found.tokens[..., : fine.dim], fine(picture).tokens)
+
+
+def test_pixels_are_averages_and_row_major():
+    picture = torch.zeros(1, 3, 8, 16)
+    picture[:, :, :4, 12:] = 1
+    found = load("pixels")(picture)
+    assert found.grid == (2, 4)
+    bright = found.tokens[0, :, 0] > 0
+    assert bright.tolist() == [False, False, False, True, False, False, False, False]
+
+
+@pytest.mark.parametrize("size", [70, 98, 112])
+def test_positions_are_interpolated_at_any_size(files, size):
+    found = load("dinov2_vits14", files[0])(images(size, 1))
+    assert found.grid == (size // 14,) * 2 and torch.isfinite(found.tokens).all()
+
+
+def test_registers_are_counted(tmp_path):
+    network = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, img_size=518)
+    state = facebook(network.state_dict())
+    state["register_tokens"] = state.pop("reg_token")
+    state["pos_embed"] = torch.cat([torch.zeros(1, 1, 384), state["pos_embed"]], 1)  # the publisher's counts CLS
+    torch.save(state, tmp_path / "dinov2_vits14_pretrain.pth")
+    backbone = load("dinov2_vits14", tmp_path)
+    assert backbone.network.num_prefix_tokens == 5
+    assert backbone(images(70, 1)).tokens.shape == (1, 25, 384)
+
+
+def test_frozen_whatever_is_asked():
+    backbone = load("efficientnet_lite0").train()
+    assert not any(m.training for m in backbone.modules())
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = load("random_vits14").state_dict()
+    assert torch.equal(torch.rand(1), expected)
+    second = load("random_vits14").state_dict()
+    assert all(torch.equal(v, second[k]) for k, v in first.items())
+
+
+@pytest.mark.parametrize(("name", "size"), [("random_vits14", 100), ("efficientnet_lite0", 100)])
+def test_sizes_that_do_not_divide_are_refused_with_the_nearest(name, size):
+    with pytest.raises(ValueError, match=r"wants sides divisible by (14|8), got 100; use (98|96) or (112|104)"):
+        load(name)(images(size, 1))
+
+
+def test_safetensors_and_the_variable(files, tmp_path, monkeypatch):
+    state = {k: v.contiguous() for k, v in files[1]["resnet18"].state_dict().items()}
+    save_file(state, tmp_path / "resnet18.safetensors")
+    monkeypatch.setenv("SLOTS_WEIGHTS", str(tmp_path))
+    picture = images(64, 1)
+    assert torch.equal(load("resnet18")(picture).tokens, load("resnet18", files[0])(picture).tokens)
+    assert "resnet18.safetensors sha256" in load("resnet18").provenance
+
+
+def test_what_cannot_be_loaded_is_said_with_a_remedy(files, tmp_path, monkeypatch):
+    monkeypatch.delenv("SLOTS_WEIGHTS", raising=False)
+
+    def refuse(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    with pytest.raises(WeightsError, match="dinov2_vits14_pretrain.pth.*SLOTS_WEIGHTS.*efficientnet_lite0"):
+        load("dinov2_vits14")
+    with pytest.raises(WeightsError, match="does not exist"):
+        load("dino_vits16", tmp_path / "absent.pth")
+    with pytest.raises(WeightsError, match="holds no weights of dino_vits16"):
+        load("dino_vits16", files[0] / "resnet18-f37072fd.pth")
+    program = torch.jit.script(torch.nn.Linear(2, 2))
+    program.save(tmp_path / "ViT-B-16.pt")
+    with pytest.raises(WeightsError, match="TorchScript archive"):
+        load("clip_vitb16", tmp_path / "ViT-B-16.pt")
+    with pytest.raises(ValueError, match="choose one of"):
+        load("resnet19")
+    with pytest.raises(ValueError, match="no stride"):
+        load("efficientnet_lite0", strides=(3,))
+
+
+def test_pickles_that_run_code_are_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (tmp_path.joinpath("sprung").write_text, ("x",))
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "resnet18.pth")
+    with pytest.raises(WeightsError, match="bare weights"):
+        load("resnet18", tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_pixel_normalisation_is_each_backbones_own(files):
+    seen = {}
+    for name in ("dino_vits16", "clip_vitb16"):
+        backbone = load(name, files[0])
+        backbone.network.patch_embed.register_forward_pre_hook(lambda _, x, name=name: seen.update({name: x[0]}))
+        backbone(torch.full((1, 3, 96, 96), 0.5))
+    for name, (mean, std) in (("dino_vits16", backbones.IMAGENET), ("clip_vitb16", backbones.CLIP)):
+        wanted = (0.5 - np.array(mean)) / np.array(std)
+        np.testing.assert_allclose(seen[name][0, :, 0, 0].numpy(), wanted, rtol=1e-5)
