@@ -1,0 +1,177 @@
+"""The video experiment: an image model made to follow its slots, trained on clips, measured on whole videos.
+
+Shared by ex_dino3 and ex_dino4.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib import refine
+from lib.discovery import Split, cosine
+from lib.metrics import objects, tracking
+from lib.models.dinosaur import Dinosaur, on_image
+from lib.models.feature_decoders import positions_of
+from lib.models.video import VideoModel, slot_contrast
+from lib.training import Recipe, Run, fit, indices, load_or_train
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What distinguishes one way of following from another.
+
+    Args:
+        model: arguments of `Dinosaur`, where they differ from its defaults.
+        video: arguments of `VideoModel`, where they differ.
+        contrast: weight of `slot_contrast`.
+        area: see `discovery.Rules`.
+        diversity: see `discovery.Rules`.
+        clip: frames a clip.
+        sample: so many positions are decoded a frame, where the decoder allows it; 0 means all.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    video: dict[str, Any] = field(default_factory=dict)
+    contrast: float = 0.0
+    area: float = 0.01
+    diversity: float = 0.0
+    clip: int = 6
+    sample: int = 64
+
+
+def train(
+    name: str, data: Split, rules: Rules, recipe: Recipe, *, start: Run | None = None, device: str = "auto"
+) -> Run:
+    """Load or train one video model (see `load_or_train`) on clips of consecutive frames at random places.
+
+    Introduced in notebooks/ex_dino3.ipynb.
+
+    Args:
+        start: a trained image model to begin from; None begins from nothing.
+    """
+    tokens = data.features
+    scenes, frames = tokens.tokens.shape[:2]
+    config = {
+        "recipe": asdict(recipe),
+        "rules": _plain(asdict(rules)),
+        "seed": recipe.seed,
+        "tokens": tokens.about,
+        "start": None if start is None else start.header["config"],
+    }
+
+    def build() -> nn.Module:
+        image = Dinosaur(tokens.dim, tokens.mean, tokens.std, **rules.model)
+        if start is not None:
+            image.load_state_dict(start.model.state_dict())
+        return VideoModel(image, **rules.video)
+
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        where = next(net.parameters()).device
+        chosen = indices(recipe, step, scenes * (frames - rules.clip + 1)).numpy()
+        first = chosen // scenes
+        clips = np.stack([tokens.tokens[s, f : f + rules.clip] for s, f in zip(chosen % scenes, first, strict=True)])
+        return objective(net, torch.from_numpy(clips.astype(np.float32)).to(where), rules)
+
+    def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
+        return fit(model, loss, recipe, state=state, device=device, label=name)
+
+    return load_or_train(name, build, fit_it, config, data.fingerprint)
+
+
+def objective(net: nn.Module, clips: Tensor, rules: Rules) -> tuple[Tensor, dict[str, float]]:
+    """The loss of clips of tokens `[B, T, N, C]`, and what to log."""
+    batch, frames, count, channels = clips.shape
+    side = int(count**0.5)
+    target, positions = net.target(clips), None
+    if 0 < rules.sample < count:
+        chosen = torch.rand(batch, frames, count, device=clips.device).argsort(-1)[..., : rules.sample]
+        positions = positions_of((side, side), clips.device)[chosen]
+        target = target.gather(2, chosen[..., None].expand(-1, -1, -1, channels))
+    found = net(clips, (side, side), positions)
+    error = (found.reconstruction.float() - target).square().mean()
+    value = error
+    if rules.area:
+        value = value + rules.area * (found.masks.mean(-1) + 1e-6).sqrt().sum(-1).mean()
+    if rules.diversity:
+        value = value + rules.diversity * cosine(found.slots.float().flatten(0, 1)).mean()
+    statistics = {"error": error.item(), "mask_certainty": found.masks.detach().amax(2).mean().item()}
+    if rules.contrast:
+        contrast = slot_contrast(found.slots.float())
+        value = value + rules.contrast * contrast
+        statistics["contrast"] = contrast.item()
+    return value, statistics
+
+
+@torch.no_grad()
+def follow(
+    model: VideoModel, data: Split, scenes: np.ndarray, seed: int = 0, kind: str = "attention"
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Masks `[S, T, K, N]`, slots `[S, T, K, D]` and places `[S, T, K, 3]` or None of whole videos."""
+    torch.manual_seed(seed)
+    device = next(model.parameters()).device
+    parts = []
+    for part in np.array_split(scenes, max(1, len(scenes) // 4)):
+        found = model(data.features.clips(part).to(device), data.features.grid)
+        parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.places))
+    return tuple(None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
+
+
+def measure(
+    model: VideoModel,
+    data: Split,
+    scenes: np.ndarray | None = None,
+    *,
+    threshold: float = 0.0,
+    guided: bool = False,
+    kind: str = "attention",
+    seed: int = 0,
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Means over videos, and means over videos in each frame.
+
+    Args:
+        threshold: of `refine.merge`, for a whole video at once; 0 merges nothing.
+        guided: draw masks to the picture's edges (`refine.guided`).
+
+    Returns:
+        `{"video_fg_ari", "video_mbo", ..., "fg_ari", "mbo", "identity_switches", "keep_length", "active_slots"}` and
+        `{"max_activation", "slot_similarity", "fg_ari"}`, lists of T; `active_slots` counts a whole video's.
+    """
+    scenes = np.arange(len(data.truth)) if scenes is None else scenes
+    masks, slots, places = follow(model, data, scenes, seed, kind)
+    size = data.truth.shape[-2:]
+    rows, frames = [], []
+    for i, s in enumerate(scenes):
+        frame = {
+            "max_activation": tracking.max_activation(masks[i]),
+            "slot_similarity": tracking.slot_similarity(slots[i]),
+        }
+        here = None if places is None else places[i : i + 1]
+        video = refine.merge(masks[i : i + 1], slots[i : i + 1], here, threshold)[0]
+        truth = torch.from_numpy(data.truth[s]).long()
+        if guided:
+            pictures = torch.from_numpy(data.video[s]).permute(0, 3, 1, 2).float() / 255
+            large = refine.guided(video, pictures)
+        else:
+            large = on_image(video, tuple(size))
+        alone = objects.evaluate(truth, large)
+        whole = objects.evaluate(truth[None], large[None])
+        row = {k: float(v[0]) for k, v in whole.items()} | {k: float(np.nanmean(alone[k])) for k in ("fg_ari", "mbo")}
+        row["active_slots"] = row.pop("video_active_slots")
+        winners = large.argmax(1).numpy()
+        row["identity_switches"] = tracking.identity_switches(truth.numpy(), winners)
+        row["keep_length"] = tracking.keep_length(truth.numpy(), winners)
+        rows.append(row)
+        frames.append(frame | {"fg_ari": alone["fg_ari"]})
+    means = {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
+    return means, {k: np.nanmean([f[k] for f in frames], axis=0).tolist() for k in frames[0]}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no tuples, and configurations are compared."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
