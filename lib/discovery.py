@@ -13,33 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from lib import ROOT, features, refine
-from lib.data.movi import MoviDataset
-from lib.features import Features
+from lib import refine
 from lib.metrics import objects
-from lib.models import backbones
 from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.feature_decoders import positions_of
+from lib.scenes import Split
+from lib.scenes import split as split
 from lib.training import Recipe, Run, fit, indices, load_or_train
 
 #: What is reported of every model, beside `logit_sd`, `slot_diversity` and `loss`.
 KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of MOVi-A with its tokens: S scenes of T frames."""
-
-    features: Features
-    video: np.ndarray  # uint8 [S, T, H, W, 3]
-    truth: np.ndarray  # uint8 [S, T, H, W], 0 background, object i has id i + 1
-    fingerprint: str
-    name: str
-
-    def images(self) -> tuple[Tensor, Tensor]:
-        """All frames as `[S * T, 3, H, W]` in 0..1 and their ids `[S * T, H, W]`."""
-        pictures = torch.from_numpy(self.video).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-        return pictures, torch.from_numpy(self.truth).flatten(0, 1).long()
 
 
 @dataclass(frozen=True)
@@ -62,29 +45,6 @@ class Rules:
     sample: int = 128
 
 
-def split(
-    name: str,
-    grid: int,
-    *,
-    backbone: str = "efficientnet_lite0",
-    strides: tuple[int, ...] | None = (2, 4),
-    size: int = 256,
-    frames: slice | tuple[int, ...] | None = None,
-    root: Path | str = ROOT / "data" / "movi_a",
-    device: str = "cpu",
-) -> Split:
-    """A split of MOVi-A with tokens on a `grid` x `grid`, from the cache or computed once; see `features.compute`.
-
-    Introduced in notebooks/ex_dino1.ipynb.
-    """
-    dataset = MoviDataset(root, name, fields=("video", "segmentations"), frames=frames)
-    network = backbones.load(backbone, strides=strides)
-    tokens = features.compute(network, dataset, size, grid, device=device)
-    scenes = [dataset[i] for i in range(len(dataset))]
-    video, truth = np.stack([s.video for s in scenes]), np.stack([s.masks for s in scenes])
-    return Split(tokens, video, truth, dataset.fingerprint, name)
-
-
 def train(
     name: str,
     data: Split,
@@ -96,27 +56,27 @@ def train(
     device: str = "auto",
 ) -> Run:
     """Load or train one model (see `load_or_train`); the held-out split is watched only, on its first 32 images."""
-    tokens = data.features
-    side = tokens.grid[0]
     config = {
         "recipe": asdict(recipe),
         "rules": asdict(rules),
         "seed": recipe.seed,
-        "tokens": tokens.about,
-        "images": tokens.tokens.shape[0] * tokens.tokens.shape[1],
+        "tokens": data.about,
+        "images": data.count,
     }
 
     def build() -> nn.Module:
-        return Dinosaur(tokens.dim, tokens.mean, tokens.std, **rules.model)
+        return Dinosaur(data.dim, **rules.model)
 
     def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
-        count = tokens.tokens.shape[0] * tokens.tokens.shape[1]
+        tokens = data.features
+        model.mean.copy_(tokens.mean)
+        model.std.copy_(tokens.std)
 
         def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
             where = next(net.parameters()).device
-            batch = tokens.batch(indices(recipe, step, count)).to(where)
+            batch = tokens.batch(indices(recipe, step, data.count)).to(where)
             if step < rules.coarse * recipe.steps:
-                batch = pool(batch, side // 2)
+                batch = pool(batch, tokens.grid[0] // 2)
             return objective(net, batch, rules)
 
         def watch(net: nn.Module, step: int) -> dict[str, float | Tensor]:

@@ -52,6 +52,17 @@ class Features:
         return torch.from_numpy(chosen[:, frames].astype(np.float32))
 
 
+def describe(backbone: nn.Module, size: int, grid: int) -> dict[str, Any]:
+    """What makes tokens what they are, in JSON: the backbone, a hash of its weights, its strides, and the sizes."""
+    return {
+        "backbone": backbone.name,
+        "weights": _weights(backbone),
+        "strides": list(getattr(backbone, "strides", None) or ()),
+        "size": size,
+        "grid": grid,
+    }
+
+
 @torch.no_grad()
 def tokens_of(backbone: nn.Module, images: Tensor, size: int, grid: int) -> Tensor:
     """Tokens of images `[B, 3, H, W]` in 0..1, on a grid of `grid` x `grid`: `[B, N, C]`.
@@ -93,13 +104,7 @@ def compute(
         FeatureError: a cached file does not hold what its description says.
         ValueError: the scenes differ in length.
     """
-    about = {
-        "backbone": backbone.name,
-        "weights": _weights(backbone),
-        "strides": list(getattr(backbone, "strides", None) or ()),
-        "size": size,
-        "grid": grid,
-    }
+    about = describe(backbone, size, grid)
     data = [dataset.fingerprint, dataset.split, repr(dataset.frames)]
     source = [_source(thing) for thing in (type(backbone), tokens_of)]
     key = hashlib.sha256(json.dumps([about, data, source]).encode()).hexdigest()[:16]

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from lib import refine
-from lib.discovery import Split, cosine
+from lib.discovery import cosine
 from lib.metrics import objects, tracking
 from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.feature_decoders import positions_of
 from lib.models.video import VideoModel, slot_contrast
+from lib.scenes import Split
 from lib.training import Recipe, Run, fit, indices, load_or_train
 
 
@@ -39,7 +40,7 @@ class Rules:
     contrast: float = 0.0
     area: float = 0.01
     diversity: float = 0.0
-    clip: int = 6
+    clip: int = 4
     sample: int = 64
 
 
@@ -53,30 +54,34 @@ def train(
     Args:
         start: a trained image model to begin from; None begins from nothing.
     """
-    tokens = data.features
-    scenes, frames = tokens.tokens.shape[:2]
     config = {
         "recipe": asdict(recipe),
         "rules": _plain(asdict(rules)),
         "seed": recipe.seed,
-        "tokens": tokens.about,
+        "tokens": data.about,
+        "images": data.count,
         "start": None if start is None else start.header["config"],
     }
 
     def build() -> nn.Module:
-        image = Dinosaur(tokens.dim, tokens.mean, tokens.std, **rules.model)
+        image = Dinosaur(data.dim, **rules.model)
         if start is not None:
             image.load_state_dict(start.model.state_dict())
         return VideoModel(image, **rules.video)
 
-    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
-        where = next(net.parameters()).device
-        chosen = indices(recipe, step, scenes * (frames - rules.clip + 1)).numpy()
-        first = chosen // scenes
-        clips = np.stack([tokens.tokens[s, f : f + rules.clip] for s, f in zip(chosen % scenes, first, strict=True)])
-        return objective(net, torch.from_numpy(clips.astype(np.float32)).to(where), rules)
-
     def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
+        tokens = data.features.tokens
+        starts = tokens.shape[1] - rules.clip + 1
+        if start is None:
+            model.image_model.mean.copy_(data.features.mean)
+            model.image_model.std.copy_(data.features.std)
+
+        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+            first, scene = np.divmod(indices(recipe, step, len(tokens) * starts).numpy(), len(tokens))
+            clips = np.stack([tokens[s, f : f + rules.clip] for s, f in zip(scene, first, strict=True)])
+            clips = torch.from_numpy(clips.astype(np.float32))
+            return objective(net, clips.to(next(net.parameters()).device), rules)
+
         return fit(model, loss, recipe, state=state, device=device, label=name)
 
     return load_or_train(name, build, fit_it, config, data.fingerprint)
@@ -137,37 +142,49 @@ def measure(
         guided: draw masks to the picture's edges (`refine.guided`).
 
     Returns:
-        `{"video_fg_ari", "video_mbo", ..., "fg_ari", "mbo", "identity_switches", "keep_length", "active_slots"}` and
-        `{"max_activation", "slot_similarity", "fg_ari"}`, lists of T; `active_slots` counts a whole video's.
+        `{"video_fg_ari", "video_mbo", ..., "fg_ari", "mbo", "identity_switches", "keep_length", ...}` and
+        `{"max_activation", "slot_similarity", "fg_ari"}`, lists of T. `active_slots` counts those that win at least
+        1 % of a whole video; `mask_similarity` is that of the masks at token resolution, before merging.
     """
     scenes = np.arange(len(data.truth)) if scenes is None else scenes
     masks, slots, places = follow(model, data, scenes, seed, kind)
-    size = data.truth.shape[-2:]
     rows, frames = [], []
     for i, s in enumerate(scenes):
-        frame = {
-            "max_activation": tracking.max_activation(masks[i]),
-            "slot_similarity": tracking.slot_similarity(slots[i]),
-        }
         here = None if places is None else places[i : i + 1]
-        video = refine.merge(masks[i : i + 1], slots[i : i + 1], here, threshold)[0]
-        truth = torch.from_numpy(data.truth[s]).long()
-        if guided:
-            pictures = torch.from_numpy(data.video[s]).permute(0, 3, 1, 2).float() / 255
-            large = refine.guided(video, pictures)
-        else:
-            large = on_image(video, tuple(size))
-        alone = objects.evaluate(truth, large)
-        whole = objects.evaluate(truth[None], large[None])
-        row = {k: float(v[0]) for k, v in whole.items()} | {k: float(np.nanmean(alone[k])) for k in ("fg_ari", "mbo")}
-        row["active_slots"] = row.pop("video_active_slots")
-        winners = large.argmax(1).numpy()
-        row["identity_switches"] = tracking.identity_switches(truth.numpy(), winners)
-        row["keep_length"] = tracking.keep_length(truth.numpy(), winners)
-        rows.append(row)
-        frames.append(frame | {"fg_ari": alone["fg_ari"]})
+        winners = winners_of(refine.merge(masks[i : i + 1], slots[i : i + 1], here, threshold)[0], data, s, guided)
+        truth = data.truth[s]
+        shares = np.bincount(winners.ravel(), minlength=masks.shape[2]) / winners.size
+        each = {k: [f(t, w) for t, w in zip(truth, winners, strict=True)] for k, f in _EACH.items()}
+        rows.append(
+            {f"video_{k}": f(truth, winners) for k, f in _EACH.items()}
+            | {k: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for k, v in each.items()}
+            | {
+                "mask_similarity": float(np.mean([objects.mask_similarity(m) for m in masks[i]])),
+                "active_slots": int((shares >= 0.01).sum()),
+                "identity_switches": tracking.identity_switches(truth, winners),
+                "keep_length": tracking.keep_length(truth, winners),
+            }
+        )
+        frames.append(
+            {
+                "max_activation": tracking.max_activation(masks[i]),
+                "slot_similarity": tracking.slot_similarity(slots[i]),
+                "fg_ari": np.array(each["fg_ari"]),
+            }
+        )
     means = {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
     return means, {k: np.nanmean([f[k] for f in frames], axis=0).tolist() for k in frames[0]}
+
+
+def winners_of(masks: Tensor, data: Split, scene: int, guided: bool) -> np.ndarray:
+    """Which slot wins each pixel of a video `[T, H, W]`, from masks `[T, K, N]`; see `measure` for `guided`."""
+    if not guided:
+        return on_image(masks, data.truth.shape[-2:]).argmax(1).numpy()
+    pictures = torch.from_numpy(data.video[scene]).permute(0, 3, 1, 2).float() / 255
+    return refine.guided(masks, pictures).argmax(1).numpy()
+
+
+_EACH = {"fg_ari": objects.fg_ari, "ari": objects.ari, "mbo": objects.mbo}
 
 
 def _plain(value: Any) -> Any:
