@@ -207,3 +207,18 @@ def _see(model: nn.Module, data: Split, images: np.ndarray, kind: str, seed: int
         values["logit_sd"].append(found.masks.float().clamp(min=1e-12).log().std(1).mean(-1))
     masks, slots, frames = (None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
     return masks, slots, frames, {k: torch.cat(v).cpu().numpy() for k, v in values.items()}
+
+
+def report(
+    model: nn.Module, validation: Split, test: Split, kind: str = "attention"
+) -> dict[str, dict[str, float] | float]:
+    """Means over the images of `test` of every measure at each of the `stages`, and the "threshold" from validation."""
+    threshold = choose_threshold(model, validation, kind)
+    truth = test.images()[1]
+    found = {s: scores(masks, truth) for s, masks in stages(model, test, threshold, kind=kind).items()}
+    return found | {"threshold": threshold}
+
+
+def scores(masks: Tensor, truth: Tensor) -> dict[str, float]:
+    """`objects.evaluate`, mean over images that have something to measure."""
+    return {k: float(np.nanmean(v)) for k, v in objects.evaluate(truth, masks).items()}

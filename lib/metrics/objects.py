@@ -123,6 +123,24 @@ def pairwise_stability(masks: Tensor, matched: bool = True) -> float:
     return float(np.mean([mask_stability(a, b, matched) for a, b in combinations(masks, 2)]))
 
 
+def bleeding(truth: Tensor, masks: Tensor, background: bool = False) -> dict[int, float]:
+    """Which share of a soft mask's mass lies outside its region, by object id; 0 is none. Shown in ex_dino4.
+
+    The mask of an object is the slot with most of its mass on it. The original study took each slot with the region
+    that it overlaps most, background included, so its "large objects" may be background: `background` adds id 0.
+
+    Args:
+        truth: ids `[H, W]`; masks: `[K, H, W]`.
+    """
+    flat, shares = masks.flatten(1).double(), {}
+    for i in truth.unique().tolist():
+        if i or background:
+            inside = flat[:, truth.flatten() == i].sum(1)
+            slot = int(inside.argmax())
+            shares[i] = float(1 - inside[slot] / flat[slot].sum().clamp(min=1e-12))
+    return shares
+
+
 def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
     """All measures of a batch, one value a sample.
 
