@@ -49,7 +49,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     sums = kept = None
     for logits, features, labels in outputs:
-        logits, features, labels = logits.float().cpu(), features.float().cpu(), labels.cpu()
+        logits, features, labels = logits.float().cpu(), features.float().cpu(), labels.long().cpu()
         classes, known = logits.shape[1], (labels >= 0) & (labels < logits.shape[1])
         top, predicted = logits.max(1)
         top, predicted = top[known].double(), predicted[known]
