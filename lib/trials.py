@@ -1,0 +1,141 @@
+"""The trials of ex_dino4: a configuration and a seed in, measures on the test split out. Made for `sweeps.run`."""
+
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool2d, one_hot
+
+from lib import ROOT, discovery, following, refine
+from lib.metrics import controls
+from lib.metrics.objects import iou_matrix
+from lib.models.dinosaur import ORIGINAL
+from lib.scenes import Split, split
+from lib.training import Recipe, Run
+
+SPLITS = ("train", "validation", "test")
+#: Backbone, strides and side of the picture in pixels of configurations that are not grouped on the setting's tokens.
+SOURCES = {"pixels": ("pixels", (4,), 128), "random_vits14": ("random_vits14", None, 224)}
+RULES = {
+    "original": discovery.Rules(model=ORIGINAL, area=0.0, diversity=0.01, sample=0),
+    "random_vits14": discovery.Rules(coarse=1.0),  # its own grid is 16 x 16
+}
+#: Thresholds of `refine.merge` for whole videos; one is chosen on validation videos.
+VIDEO_THRESHOLDS = (0.0, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What all trials share.
+
+    Args:
+        backbone, strides, image_px, root: see `scenes.split`.
+        every: every so many frames of a held-out video is an image to measure; training takes every second frame.
+        batch: images a step.
+        precision, device: see `training`.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    strides: tuple[int, ...] = (2, 4)
+    image_px: int = 256
+    root: Path = ROOT / "data" / "movi_a"
+    every: int = 8
+    batch: int = 16
+    precision: str = "bf16-mixed"
+    device: str = "auto"
+
+    @property
+    def data(self) -> str:
+        """What rows of a sweep depend on beside their parameters: the data, the tokens, and which frames."""
+        fingerprints = "-".join(self.scenes("ours", n).fingerprint for n in SPLITS)
+        strides = "+".join(str(s) for s in self.strides)
+        return f"{fingerprints} {self.backbone}/{strides}/{self.image_px}px, frames 1/{self.every}, batch {self.batch}"
+
+    def scenes(self, config: str, name: str, grid: int = 32, every: int | None = None) -> Split:
+        """A split with the tokens of a configuration."""
+        backbone, strides, size = SOURCES.get(config, (self.backbone, self.strides, self.image_px))
+        step = every or (2 if name == "train" else self.every)
+        frames = slice(None, None, step)
+        return split(name, grid, backbone=backbone, strides=strides, size=size, frames=frames, root=self.root)
+
+    def model(self, config: str, seed: int, steps: int) -> Run:
+        """Load or train `ours` or one of its controls; `original` keeps the original's learning rate and warm-up."""
+        lr, warmup = (1e-3, steps // 40) if config == "original" else (4e-4, steps // 8)
+        recipe = Recipe(steps, self.batch, lr, warmup, precision=self.precision, seed=seed)
+        rules = RULES.get(config, discovery.Rules())
+        name = f"ex_dino4-{config}-{seed}"
+        return discovery.train(name, self.scenes(config, "train"), rules, recipe, device=self.device)
+
+    def trained(self, config: str, seed: int, steps: int) -> dict:
+        """A trained model on the test images: raw, merged and refined."""
+        run = self.model(config, seed, steps)
+        kind = "decoder" if config == "original" else "attention"
+        found = discovery.report(run.model, self.scenes(config, "validation"), self.scenes(config, "test"), kind)
+        return found | {"seconds": run.header["seconds"]}
+
+    def untrained(self, control: str, seed: int) -> dict:
+        """A control that knows nothing of objects, raw, and drawn to the picture's edges.
+
+        `oracle_grid` is the truth itself on the token grid: the ceiling.
+        """
+        test = self.scenes("ours", "test")
+        pictures, truth = test.images()
+        if control == "blocks":
+            masks = controls.blocks(len(truth), truth.shape[-1], 4)
+        elif control == "kmeans_rgb":
+            masks = controls.kmeans_rgb(pictures, 9, seed)
+        elif control == "kmeans_tokens":
+            tokens = (test.features.batch(slice(None)) - test.features.mean) / test.features.std
+            masks = controls.kmeans_rgb(tokens.transpose(1, 2).unflatten(2, test.features.grid), 9, seed)
+        elif control == "oracle_grid":
+            masks = adaptive_avg_pool2d(one_hot(truth, int(truth.max()) + 1).movedim(-1, 1).float(), 32)
+        else:
+            raise ValueError(f"control is {control!r}; choose blocks, kmeans_rgb, kmeans_tokens or oracle_grid")
+        refined = refine.guided(masks, pictures)
+        return {"raw": discovery.scores(masks, truth), "refined": discovery.scores(refined, truth)}
+
+    def small(self, slots: int, grid: int, seed: int, steps: int) -> dict:
+        """A short training with other slots or tokens; beyond 16 a side, three quarters of it on half the grid."""
+        train, validation, test = (self.scenes("ours", n, grid) for n in SPLITS)
+        rules = discovery.Rules(model={"num_slots": slots}, coarse=0.75 if grid > 16 else 0.0)
+        recipe = Recipe(steps, self.batch, 4e-4, 100, precision=self.precision, seed=seed)
+        run = discovery.train(f"ex_dino4-k{slots}-{grid}-{seed}", train, rules, recipe, device=self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return discovery.report(run.model, validation, test) | {"seconds": run.header["seconds"], "peak_mb": peak}
+
+    def video(self, seed: int, steps: int, image_steps: int) -> Run:
+        """`ours` made to follow its slots, on clips of 4 frames."""
+        recipe = Recipe(steps, 2, 1e-4, 50, precision=self.precision, seed=seed)
+        start, train = self.model("ours", seed, image_steps), self.scenes("ours", "train", every=1)
+        name = f"ex_dino4-video-{seed}"
+        return following.train(name, train, following.Rules(**VIDEO), recipe, start=start, device=self.device)
+
+    def followed(self, seed: int, steps: int, image_steps: int) -> dict:
+        """The video model on whole test videos, raw, merged and refined; the threshold comes from validation videos."""
+        model = self.video(seed, steps, image_steps).model
+        validation, videos = (self.scenes("ours", n, every=1) for n in SPLITS[1:])
+        few = np.arange(0, len(validation.truth), 4)
+        tried = {t: following.measure(model, validation, few, threshold=t)[0] for t in VIDEO_THRESHOLDS}
+        threshold = max(tried, key=lambda t: tried[t]["video_fg_ari"] + tried[t]["video_mbo"])
+        stages = {"raw": {}, "merged": {"threshold": threshold}, "refined": {"threshold": threshold, "guided": True}}
+        found = {stage: following.measure(model, videos, **how) for stage, how in stages.items()}
+        return {s: m[0] for s, m in found.items()} | {"frames": found["raw"][1], "threshold": threshold}
+
+
+VIDEO = {"video": {"predictor": "none"}, "contrast": 0.0}
+
+
+def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Object pixels that no slot holds well, an image: sum over objects of area x (1 - best IoU). `[n]`.
+
+    Args:
+        truth: `[n, H, W]`; masks: `[n, K, H, W]`.
+    """
+    found = []
+    for ids, soft in zip(truth, masks, strict=True):
+        areas = torch.bincount(ids.flatten())[ids.unique()]
+        best = iou_matrix(ids, soft.argmax(0)).max(1) if int(ids.max()) else np.zeros(0)
+        found.append(float((areas[ids.unique() > 0].numpy() * (1 - best)).sum()))
+    return torch.tensor(found)
