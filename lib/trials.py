@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from lib import ROOT, discovery, following, refine
-from lib.metrics import controls
-from lib.metrics.objects import iou_matrix
+from lib.data.movi import SIZES
+from lib.metrics import controls, objects
 from lib.models.dinosaur import ORIGINAL
 from lib.scenes import Split, split
 from lib.training import Recipe, Run
@@ -96,8 +96,11 @@ class Trials:
         refined = refine.guided(masks, pictures)
         return {"raw": discovery.scores(masks, truth), "refined": discovery.scores(refined, truth)}
 
-    def small(self, slots: int, grid: int, seed: int, steps: int) -> dict:
-        """A short training with other slots or tokens; beyond 16 a side, three quarters of it on half the grid."""
+    def small(self, sweep: str, slots: int, grid: int, seed: int, steps: int) -> dict:
+        """A short training with other slots or tokens; beyond 16 a side, three quarters of it on half the grid.
+
+        `sweep` says what is varied, "slots" or "tokens"; a configuration that is in both is trained once.
+        """
         train, validation, test = (self.scenes("ours", n, grid) for n in SPLITS)
         rules = discovery.Rules(model={"num_slots": slots}, coarse=0.75 if grid > 16 else 0.0)
         recipe = Recipe(steps, self.batch, 4e-4, 100, precision=self.precision, seed=seed)
@@ -136,6 +139,53 @@ def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     found = []
     for ids, soft in zip(truth, masks, strict=True):
         areas = torch.bincount(ids.flatten())[ids.unique()]
-        best = iou_matrix(ids, soft.argmax(0)).max(1) if int(ids.max()) else np.zeros(0)
+        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if int(ids.max()) else np.zeros(0)
         found.append(float((areas[ids.unique() > 0].numpy() * (1 - best)).sum()))
     return torch.tensor(found)
+
+
+#: A stage and the configuration that reports it: ours as refined, others as the literature knows them.
+OURS = {"refined": "ours", "merged": "ours_merged", "raw": "ours_raw"}
+
+
+def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], videos: list[dict]) -> list[dict]:
+    """Rows of the four sweeps as runs for `results.write`.
+
+    `pixels` and `random_vits14` are refined like ours, with `_raw` beside them; the original's configuration and the
+    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours.
+    """
+    runs = []
+    for row in trained + untrained:
+        p = row["params"]
+        name = p.get("config", p.get("control"))
+        stages = {"refined": f"{name}_refined", "raw": name}
+        if name in SOURCES:
+            stages = {"refined": name, "raw": f"{name}_raw"}
+        over_time = {}
+        if name == "ours":
+            stages = OURS
+            over_time = next((v["metrics"] for v in videos if v["params"]["seed"] == p["seed"]), {})
+        for stage, config in stages.items():
+            kept = ("video", "identity", "keep")
+            followed = {k: v for k, v in over_time.get(stage, {}).items() if k.startswith(kept)}
+            runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"][stage] | followed})
+    for row in small:
+        p, m = row["params"], row["metrics"]
+        name = f"slots_{p['slots']}" if p["sweep"] == "slots" else f"tokens_{p['grid']}"
+        cost = {"seconds": m["seconds"], "peak_mb": m["peak_mb"]}
+        runs.append({"config": name, "seed": p["seed"], "metrics": m["refined"] | cost})
+    return runs
+
+
+def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.ndarray]) -> dict[str, list[float]]:
+    """`objects.bleeding` of every object in sight, small and large apart.
+
+    Args:
+        truth: `[n, H, W]`; masks: `[n, K, H, W]`; sizes: of each image's objects in the order of their ids, index into
+            `movi.SIZES`.
+    """
+    found: dict[str, list[float]] = {name: [] for name in SIZES}
+    for ids, soft, size in zip(truth, masks, sizes, strict=True):
+        for i, share in objects.bleeding(ids, soft).items():
+            found[SIZES[size[i - 1]]].append(share)
+    return found

@@ -1,0 +1,130 @@
+"""Training on clips and measuring whole videos, on a split small enough to know the answer."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lib import following, results
+from lib.features import Features
+from lib.following import Rules
+from lib.models.dinosaur import Dinosaur
+from lib.models.video import VideoModel
+from lib.training import Recipe
+from lib.trials import bleeding_by_size, missed, runs_of
+
+RECIPE = Recipe(3, batch=2, lr=1e-3, warmup=1)
+
+
+@pytest.fixture
+def scenes():
+    """Two videos of six frames: one square moves to the right, its tokens differ from the floor's."""
+    truth = np.zeros((2, 6, 16, 16), np.uint8)
+    for t in range(6):
+        truth[:, t, 4:8, 2 * t : 2 * t + 4] = 1
+    small = truth.reshape(2, 6, 8, 2, 8, 2).mean((3, 5))
+    tokens = np.repeat(small.reshape(2, 6, 64, 1), 4, -1).astype(np.float16) * [1, 2, 3, 4]
+    flat = torch.from_numpy(tokens.astype(np.float32)).flatten(0, 2)
+    features = Features(tokens.astype(np.float16), (8, 8), flat.mean(0), flat.std(0), {"grid": 8})
+    video = np.repeat(truth[..., None] * 255, 3, -1)
+    return SimpleNamespace(
+        features=features, truth=truth, video=video, fingerprint="abc", about={"grid": 8}, count=12, dim=4
+    )
+
+
+def model(**video):
+    torch.manual_seed(0)
+    return VideoModel(Dinosaur(4, num_slots=3, slot_dim=8, hidden_dim=16), **video).eval()
+
+
+SMALL = {"num_slots": 3, "slot_dim": 8, "hidden_dim": 16}
+
+
+def test_a_trained_model_is_loaded_and_another_is_trained(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    first = following.train("v", scenes, Rules(model=SMALL, contrast=0.1), RECIPE, device="cpu")
+    again = following.train("v", scenes, Rules(model=SMALL, contrast=0.1), RECIPE, device="cpu")
+    assert first.header["seconds"] == again.header["seconds"]  # read from the checkpoint
+    assert (results.out() / "checkpoints" / "v.safetensors").exists()
+    assert first.history[-1].keys() >= {"error", "contrast", "mask_certainty"}
+    torch.testing.assert_close(again.model.image_model.mean, scenes.features.mean, atol=1e-2, rtol=1e-2)
+    other = following.train("v", scenes, Rules(model=SMALL, contrast=0.2), RECIPE, device="cpu")
+    assert other.header["config"]["rules"]["contrast"] == 0.2
+
+
+def test_training_begins_from_the_image_model_that_is_handed_over(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    torch.manual_seed(3)
+    image = Dinosaur(4, **SMALL)
+    start = SimpleNamespace(model=image, header={"config": {"seed": 3}})
+    still = Recipe(1, batch=2, lr=0.0, warmup=1)
+    run = following.train("s", scenes, Rules(model=SMALL), still, start=start, device="cpu")
+    kept = run.model.image_model.decoder.slot.weight
+    torch.testing.assert_close(kept, image.decoder.slot.weight, atol=1e-3, rtol=1e-2)
+
+
+def test_clips_stay_within_their_video(scenes):
+    """The last clip that can begin is the one that ends with the video."""
+    tokens = scenes.features.tokens
+    starts = tokens.shape[1] - 4 + 1
+    first, scene = np.divmod(np.arange(len(tokens) * starts), len(tokens))
+    assert first.max() + 4 == tokens.shape[1] and set(scene) == {0, 1}
+
+
+def test_a_random_half_of_the_positions_is_an_unbiased_loss(scenes):
+    net = model(predictor="none")
+    clips = scenes.features.clips(slice(None), slice(0, 3))
+
+    def loss(sample, seed):
+        torch.manual_seed(seed)
+        slots = net.image_model.attention.initial_slots
+        net.image_model.attention.initial_slots = lambda batch: torch.ones(batch, 3, 8) * torch.arange(3)[:, None]
+        try:
+            return following.objective(net, clips, Rules(sample=sample, area=0.0))[1]["error"]
+        finally:
+            net.image_model.attention.initial_slots = slots
+
+    with torch.no_grad():
+        some = [loss(32, seed) for seed in range(60)]
+        assert np.mean(some) == pytest.approx(loss(0, 0), rel=0.05) and np.std(some) > 0
+
+
+def test_measures_of_a_video_do_not_depend_on_its_neighbours(scenes):
+    net = model(predictor="none")
+    net.image_model.attention.init_log_sigma.data.fill_(-20)  # no noise: slots start alike but for their mean
+    both, frames = following.measure(net, scenes)
+    one, _ = following.measure(net, scenes, np.array([1]))
+    assert both["video_mbo"] == pytest.approx(one["video_mbo"]) and len(frames["max_activation"]) == 6
+    assert set(both) >= {"video_fg_ari", "video_mbo", "fg_ari", "mbo", "identity_switches", "keep_length"}
+
+
+def test_runs_carry_the_names_of_the_results_file():
+    stages = {s: {"fg_ari": 0.1, "mbo": 0.2} for s in ("raw", "merged", "refined")}
+    trained = [{"params": {"config": c, "seed": 0}, "metrics": stages} for c in ("ours", "original", "pixels")]
+    free = [{"params": {"control": "blocks", "seed": 0}, "metrics": stages}]
+    small = [
+        {
+            "params": {"sweep": s, "slots": 11, "grid": 16, "seed": 0},
+            "metrics": stages | {"seconds": 1.0, "peak_mb": 2.0},
+        }
+        for s in ("slots", "tokens")
+    ]
+    over_time = {s: {"video_mbo": 0.3, "mbo": 9.0} for s in stages}
+    found = runs_of(trained, free, small, [{"params": {"seed": 0}, "metrics": over_time}])
+    names = [r["config"] for r in found]
+    assert names[:3] == ["ours", "ours_merged", "ours_raw"]
+    assert {"original", "original_refined", "pixels", "pixels_raw", "blocks", "slots_11", "tokens_16"} < set(names)
+    assert found[0]["metrics"]["video_mbo"] == 0.3 and found[0]["metrics"]["mbo"] == 0.2
+
+
+def test_missed_pixels_and_bleeding_by_size():
+    truth = torch.tensor([[[1, 1, 0, 0], [2, 2, 2, 2]]])
+    exact = torch.stack([(truth[0] == i).float() for i in range(3)])[None]
+    assert missed(truth, exact).tolist() == [0.0]
+    lost = exact.clone()
+    lost[0, 0] += lost[0, 1]
+    lost[0, 1] = 0  # object 1 joins the floor: IoU 1/2 of 2 pixels
+    assert missed(truth, lost).tolist() == [1.0]
+    shares = bleeding_by_size(truth, lost, [np.array([0, 1])])
+    assert shares == {"small": [pytest.approx(0.5)], "large": [0.0]}
