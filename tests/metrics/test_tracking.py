@@ -92,9 +92,9 @@ def test_a_tie_is_no_switch_while_one_slot_can_hold_on():
 
 def test_soft_masks_are_decided_by_the_largest():
     truth = strip([1, 2], [1, 2])
-    hard = strip([0, 1], [1, 0])
+    hard = strip([0, 1], [0, 2])
     masks = torch.nn.functional.one_hot(torch.from_numpy(hard), 3).permute(0, 3, 1, 2) * 0.4 + 0.2
-    assert identity_switches(truth, masks) == identity_switches(truth, hard) == 1
+    assert runs(truth, masks) == runs(truth, hard) == {1: [2], 2: [1, 1]}
     for wrong in (masks[:1], masks[..., :1], hard[0]):
         with pytest.raises(ValueError, match="are not"):
             runs(truth, wrong)
