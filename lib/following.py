@@ -126,28 +126,26 @@ def follow(
 
 
 def measure(
-    model: VideoModel,
+    found: tuple[Tensor, Tensor, Tensor | None],
     data: Split,
-    scenes: np.ndarray | None = None,
+    scenes: np.ndarray,
     *,
     threshold: float = 0.0,
     guided: bool = False,
-    kind: str = "attention",
-    seed: int = 0,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Means over videos, and means over videos in each frame.
 
     Args:
+        found: what `follow` returned for `scenes`.
         threshold: of `refine.merge`, for a whole video at once; 0 merges nothing.
         guided: draw masks to the picture's edges (`refine.guided`).
 
     Returns:
-        `{"video_fg_ari", "video_mbo", ..., "fg_ari", "mbo", "identity_switches", "keep_length", ...}` and
+        `{"video_fg_ari", "video_mbo", "fg_ari", "mbo", "identity_switches", "keep_length", ...}` and
         `{"max_activation", "slot_similarity", "fg_ari"}`, lists of T. `active_slots` counts those that win at least
         1 % of a whole video; `mask_similarity` is that of the masks at token resolution, before merging.
     """
-    scenes = np.arange(len(data.truth)) if scenes is None else scenes
-    masks, slots, places = follow(model, data, scenes, seed, kind)
+    masks, slots, places = found
     rows, frames = [], []
     for i, s in enumerate(scenes):
         here = None if places is None else places[i : i + 1]

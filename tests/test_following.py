@@ -93,8 +93,8 @@ def test_a_random_half_of_the_positions_is_an_unbiased_loss(scenes):
 def test_measures_of_a_video_do_not_depend_on_its_neighbours(scenes):
     net = model(predictor="none")
     net.image_model.attention.init_log_sigma.data.fill_(-20)  # no noise: slots start alike but for their mean
-    both, frames = following.measure(net, scenes)
-    one, _ = following.measure(net, scenes, np.array([1]))
+    both, frames = following.measure(following.follow(net, scenes, [0, 1]), scenes, [0, 1])
+    one, _ = following.measure(following.follow(net, scenes, [1]), scenes, [1])
     assert both["video_mbo"] == pytest.approx(one["video_mbo"]) and len(frames["max_activation"]) == 6
     assert set(both) >= {"video_fg_ari", "video_mbo", "fg_ari", "mbo", "identity_switches", "keep_length"}
 
