@@ -4,6 +4,7 @@ The palette is Paul Tol's (his "muted" scheme, then "bright"), safe for colour-b
 in every figure of the workbook. Introduced in notebooks/ex_slot1.ipynb.
 """
 
+import io
 import os
 from collections.abc import Sequence
 
@@ -113,3 +114,22 @@ def save(figure: Figure, name: str) -> None:
         raise ValueError(f"figure {name} has {size} bytes, the limit is {LIMIT}; make it smaller or show less")
     temporary.replace(path)
     plt.show()
+
+
+def film(frames: Sequence[np.ndarray], name: str, milliseconds: int = 120) -> bytes:
+    """Write `figures/<name>.gif` under the output folder from pictures `[H, W, 3]` in 0..1, and return its bytes.
+
+    Raises:
+        ValueError: the film is too large; show fewer or smaller frames.
+    """
+    pictures = [Image.fromarray((f * 255).round().astype(np.uint8)).quantize(32) for f in frames]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+    if len(buffer.getvalue()) > LIMIT:
+        raise ValueError(f"film {name} has {len(buffer.getvalue())} bytes, the limit is {LIMIT}; show less")
+    path = results.out() / "figures" / f"{name}.gif"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.gif")
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The trials of ex_dino4: a configuration and a seed in, measures on the test split out. Made for `sweeps.run`."""
+"""The trials of ex_dino3 and ex_dino4, for `sweeps.run`: a configuration and a seed in, measures on the test split out."""
 
 import resource
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d, one_hot
 from lib import ROOT, discovery, following, refine
 from lib.data.movi import SIZES
 from lib.metrics import controls, objects
+from lib.models import video
 from lib.models.dinosaur import ORIGINAL
 from lib.models.video import VideoModel
 from lib.scenes import Split, split
@@ -25,6 +26,19 @@ RULES = {
 }
 #: Thresholds of `refine.merge` for whole videos; one is chosen on validation videos.
 VIDEO_THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6)
+
+#: The ways of following that ex_dino3 compares. `carry` is not trained: slots are passed on as they are.
+VARIANTS = {
+    "carry": following.Rules(video={"predictor": "none"}),
+    "baseline": following.Rules(),
+    "stop_gradient": following.Rules(video={"stop_gradient": True}),
+    "output_norm": following.Rules(video={"output_norm": True}),
+    "refresh": following.Rules(video={"refresh": 8}),
+    "contrast": following.Rules(contrast=0.5),
+    "original": following.Rules(
+        model=ORIGINAL | {"num_slots": 3}, video=video.ORIGINAL, area=0.0, diversity=0.01, sample=0
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,28 @@ class Trials:
         start, clips = self.model("ours", seed, image_steps), self.scenes("ours", "train", 16, every=1)
         run = following.train(f"ex_dino4-video-{seed}", clips, rules, recipe, start=start, device=self.device)
         return VideoModel(run.model.image_model, predictor="none", iterations=(3, 3)).eval()
+
+    def clip_model(self, variant: str, seed: int, steps: int, clips: int, image_steps: int) -> VideoModel:
+        """A variant of ex_dino3 on 16 x 16 tokens: the image model of ex_dino1, trained on as `VARIANTS` says."""
+        recipe = Recipe(image_steps, self.batch, 4e-4, image_steps // 5, precision=self.precision, seed=seed)
+        images, rules = self.scenes("ours", "train"), discovery.Rules(coarse=1.0)
+        start = discovery.train(f"ex_dino1-frames-{seed}", images, rules, recipe, device=self.device)
+        if variant == "carry":
+            return VideoModel(start.model, **VARIANTS[variant].video).eval()
+        recipe = Recipe(steps, clips, 4e-4, 50, precision=self.precision, seed=seed)
+        train = self.scenes("ours", "train", 16, every=1)
+        begin = None if variant == "original" else start
+        name = f"ex_dino3-{variant}-{seed}"
+        return following.train(name, train, VARIANTS[variant], recipe, start=begin, device=self.device).model
+
+    def clip(self, variant: str, seed: int, steps: int, clips: int, image_steps: int) -> dict:
+        """That model on every second test video, raw masks, and the same in each frame under "frames"."""
+        test = self.scenes("ours", "test", 16, every=1)
+        some = np.arange(0, len(test.truth), 2)
+        model = self.clip_model(variant, seed, steps, clips, image_steps)
+        found = following.follow(model, test, some, kind="decoder" if variant == "original" else "attention")
+        means, frames = following.measure(found, test, some)
+        return means | {"frames": frames}
 
     def followed(self, seed: int, steps: int, image_steps: int) -> dict:
         """The video model on whole test videos at 32 x 32 tokens: raw, merged and refined.
