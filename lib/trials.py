@@ -1,4 +1,4 @@
-"""The trials of ex_dino3 and ex_dino4, for `sweeps.run`: a configuration and a seed in, measures on the test split out."""
+"""The trials of ex_dino3 and ex_dino4, for `sweeps.run`: configuration and seed in, measures on the test split out."""
 
 import resource
 from dataclasses import dataclass
