@@ -91,8 +91,8 @@ def test_a_random_half_of_the_positions_is_an_unbiased_loss(scenes):
 
 
 def test_measures_of_a_video_do_not_depend_on_its_neighbours(scenes):
-    net = model(predictor="none")
-    net.image_model.attention.init_log_sigma.data.fill_(-20)  # no noise: slots start alike but for their mean
+    torch.manual_seed(0)  # learned starts differ by far more than rounding, so no pixel is decided by that
+    net = VideoModel(Dinosaur(4, **SMALL, init="learned"), predictor="none").eval()
     both, frames = following.measure(following.follow(net, scenes, [0, 1]), scenes, [0, 1])
     one, _ = following.measure(following.follow(net, scenes, [1]), scenes, [1])
     assert both["video_mbo"] == pytest.approx(one["video_mbo"]) and len(frames["max_activation"]) == 6

@@ -21,7 +21,8 @@ FLIPS = ("joint", "image only", "none")
 class Resize(v2.Transform):
     """Resize to `size` = (height, width) exactly; a size of another shape squashes. The only transform for evaluation.
 
-    torchvision's own resizes labels with "nearest", which is up to half a pixel away from the image; this one does not.
+    Labels are those of the pixel nearest to each centre. torchvision's default, "nearest", takes the one farther up and
+    left instead: when shrinking to 0.4, one pixel of the original away on average.
     """
 
     def __init__(self, size: tuple[int, int]):

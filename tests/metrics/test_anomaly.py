@@ -96,6 +96,15 @@ def test_streaming_is_within_a_thousandth_on_two_million_pixels(gap):
         assert bounds[key][0] <= exact[key] <= bounds[key][1] and bounds[key][1] - bounds[key][0] < 0.001
 
 
+def test_wide_bins_are_read_as_mixed():
+    """The bounds allow much, the estimate must not use it: here a bin is a thirty-second of its score wide."""
+    scores, truth = pixels(300_000)
+    curve, exact = pooled(scores, truth, 14), anomaly.measure(exact_curve(scores, truth))
+    for key, (low, high) in anomaly.bounds(curve).items():
+        if key != "fpr95":  # the end of a bin, by its definition
+            assert abs(anomaly.measure(curve)[key] - exact[key]) < 0.1 * (high - low), key
+
+
 def test_scores_are_never_squashed():
     """Logits of which a sigmoid in float32 would make ties, and one with ties at its top."""
     scores, truth = pixels(20_000, 0.05)
@@ -123,6 +132,13 @@ def test_a_threshold_is_the_same_rule_everywhere(scores, truth):
             assert there["fpr"] == pytest.approx(flagged[~truth].mean())
         assert anomaly.at_threshold(curve, anomaly.threshold_at_recall(curve))["recall"] >= 0.95
         assert anomaly.at_threshold(curve, anomaly.threshold_at_fpr(curve, 0.3))["fpr"] <= 0.3
+
+
+def test_a_recall_of_exactly_95_in_100_is_reached():
+    scores, truth = np.arange(21, 0, -1, dtype=np.float32), np.arange(21) != 19  # 19 anomalies, another, the twentieth
+    for curve in (exact_curve(scores, truth), pooled(scores, truth, 16)):
+        assert anomaly.fpr(curve) == 0 and anomaly.threshold_at_recall(curve) == 3
+        assert anomaly.fpr(curve, recall=0.96) == 1
 
 
 def test_the_best_f1_is_the_best():
