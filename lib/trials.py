@@ -24,7 +24,7 @@ RULES = {
     "random_vits14": discovery.Rules(coarse=1.0),  # its own grid is 16 x 16
 }
 #: Thresholds of `refine.merge` for whole videos; one is chosen on validation videos.
-VIDEO_THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6)
+VIDEO_THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 #: The ways of following that ex_dino3 compares. `carry` is not trained: slots are passed on as they are.
 VARIANTS = {
@@ -160,19 +160,19 @@ class Trials:
         means, frames = following.measure(found, test, some)
         return means | {"frames": frames}
 
-    def followed(self, seed: int, steps: int, image_steps: int) -> dict:
+    def followed(self, seed: int, steps: int, image_steps: int, starts: int) -> dict:
         """The video model on whole test videos at 32 x 32 tokens: raw, merged and refined.
 
-        The threshold is chosen on a quarter of the validation videos.
+        The threshold is chosen on a quarter of the validation videos. `starts`: see `following.follow`.
         """
         model = self.video(seed, steps, image_steps)
         validation, videos = (self.scenes("ours", n, every=1) for n in self.splits[1:])
         few, every = np.arange(0, len(validation.truth), 4), np.arange(len(videos.truth))
-        seen = following.follow(model, validation, few)
+        seen = following.follow(model, validation, few, starts=starts)
         tried = {t: following.measure(seen, validation, few, threshold=t)[0] for t in VIDEO_THRESHOLDS}
         threshold = max(tried, key=lambda t: tried[t]["video_fg_ari"] + tried[t]["video_mbo"])
         stages = {"raw": {}, "merged": {"threshold": threshold}, "refined": {"threshold": threshold, "guided": True}}
-        seen = following.follow(model, videos, every)
+        seen = following.follow(model, videos, every, starts=starts)
         found = {stage: following.measure(seen, videos, every, **how) for stage, how in stages.items()}
         return {s: m[0] for s, m in found.items()} | {"frames": found["raw"][1], "threshold": threshold}
 
@@ -199,9 +199,15 @@ def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], video
     """Rows of the four sweeps as runs for `results.write`.
 
     `pixels` and `random_vits14` are refined like ours, with `_raw` beside them; the original's configuration and the
-    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours.
+    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours; those of
+    videos that were followed from one start stand apart.
     """
-    runs = []
+    runs = [
+        {"config": "ours_one_start", "seed": v["params"]["seed"], "metrics": _over_time(v["metrics"]["refined"])}
+        for v in videos
+        if v["params"]["starts"] == 1
+    ]
+    videos = [v for v in videos if v["params"]["starts"] > 1]
     for row in trained + untrained:
         p = row["params"]
         name = p.get("config", p.get("control"))
@@ -213,8 +219,7 @@ def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], video
             stages = OURS
             over_time = next((v["metrics"] for v in videos if v["params"]["seed"] == p["seed"]), {})
         for stage, config in stages.items():
-            kept = ("video", "identity", "keep")
-            followed = {k: v for k, v in over_time.get(stage, {}).items() if k.startswith(kept)}
+            followed = _over_time(over_time.get(stage, {}))
             runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"][stage] | followed})
     for row in small:
         p, m = row["params"], row["metrics"]
@@ -222,6 +227,10 @@ def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], video
         cost = {"seconds": m["seconds"], "peak_mb": m["peak_mb"]}
         runs.append({"config": name, "seed": p["seed"], "metrics": m["refined"] | cost})
     return runs
+
+
+def _over_time(metrics: dict) -> dict:
+    return {k: v for k, v in metrics.items() if k.startswith(("video", "identity", "keep"))}
 
 
 def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.ndarray]) -> dict[str, list[float]]:
