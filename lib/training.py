@@ -31,9 +31,9 @@ class Recipe:
     Args:
         steps: optimiser steps.
         batch: samples a step.
-        lr: Adam's peak learning rate.
+        lr: the optimiser's peak learning rate.
         warmup: steps of linear warm-up.
-        schedule: "cosine" to zero or "constant" after the warm-up.
+        schedule: "cosine" to zero, "poly" (power 0.9) to zero or "constant" after the warm-up.
         clip: largest gradient norm.
         precision: Lightning Fabric's names, such as "32-true" or "bf16-mixed".
         seed: of the initial weights, of the batches and of the noise.
@@ -50,13 +50,15 @@ class Recipe:
 
     def lr_at(self, step: int) -> float:
         """The learning rate at `step`, counted from 0."""
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule is {self.schedule!r}; choose cosine or constant")
+        if self.schedule not in ("poly", "cosine", "constant"):
+            raise ValueError(f"schedule is {self.schedule!r}; choose poly, cosine or constant")
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         if self.schedule == "constant":
             return self.lr
         progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        if self.schedule == "poly":
+            return self.lr * (1 - progress) ** 0.9
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -92,6 +94,7 @@ def fit(
     watch: Callable[[nn.Module, int], dict[str, float | Tensor]] | None = None,
     watch_every: int = 0,
     label: str = "training",
+    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Train `model` in place; returns its history and the tensors that were watched, stacked over time.
 
@@ -107,13 +110,14 @@ def fit(
         watch: `watch(model, step)` every `watch_every` steps and at the end, in eval mode without gradients: slower
             measures on held-out data, joined to the history row of that step, and tensors such as masks for a film.
 
+        optimiser: `optimiser(parameters, lr)`; not part of what a resumed state is compared by.
+
     Raises:
         Diverged: the loss is not finite.
         CheckpointError: `state` belongs to another configuration.
     """
     fabric = Fabric(accelerator=_accelerator(device), devices=1, precision=recipe.precision)
-    optimiser = torch.optim.Adam(model.parameters(), recipe.lr)
-    wrapped, optimiser = fabric.setup(model, optimiser)
+    wrapped, optimiser = fabric.setup(model, optimiser(model.parameters(), recipe.lr))
     start, history, film = _resume(state, model, optimiser, recipe) if state else (0, [], {})
     last_good = f"{state} (step {start})" if start else "none yet"
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=label, leave=False)

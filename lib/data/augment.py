@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 VOID = 255  # of labels; images are filled with 0
 FILL = {tv_tensors.Mask: VOID, "others": 0}
-CROPS = ("true", "degenerate", "none")
+CROPS = ("true", "degenerate", "none", "squash")
 FLIPS = ("joint", "image only", "none")
 
 
@@ -107,18 +107,20 @@ def training(
     scale: tuple[float, float] = (0.5, 2.0),
     degrees: float = 5.0,
     colour: bool = True,
+    blur: bool = True,
 ) -> v2.Compose:
     """The augmentation of the training split; its other settings are the treatments of the autopsy.
 
     Args:
         crop: (height, width) of what comes out.
         base: magnification at scale 1.
-        crops: "true" (`ScaleCrop`), "degenerate" (`DegenerateCrop`) or "none" (`ScaleCrop` at scale 1).
+        crops: "true" (`ScaleCrop`), "degenerate" (`DegenerateCrop`), "none" (`ScaleCrop` at scale 1) or "squash" (the
+            whole frame resized to `crop`, whatever its shape).
         flip: "joint", "image only" (`ImageOnlyFlip`) or "none"; half of the images.
         scale: range of magnification.
         degrees: largest rotation to either side, about the centre; what moves in is void.
-        colour: jitter brightness, contrast and saturation by 0.3 and hue by 0.1, and blur half of the images
-            (5 px, sigma 0.1..2): the original study's strengths.
+        colour: jitter brightness, contrast and saturation by 0.3 and hue by 0.1, the original study's strengths.
+        blur: blur half of the images (5 px, sigma 0.1..2), as there.
 
     Raises:
         ValueError: an unknown treatment.
@@ -128,13 +130,17 @@ def training(
     steps: list[v2.Transform] = []
     if degrees:
         steps.append(v2.RandomRotation(degrees, v2.InterpolationMode.BILINEAR, fill=FILL))
-    steps.append(
-        (DegenerateCrop if crops == "degenerate" else ScaleCrop)(crop, (1, 1) if crops == "none" else scale, base)
-    )
+    if crops == "squash":
+        steps.append(Resize(crop))
+    else:
+        cut = DegenerateCrop if crops == "degenerate" else ScaleCrop
+        steps.append(cut(crop, (1, 1) if crops == "none" else scale, base))
     if flip != "none":
         steps.append((v2.RandomHorizontalFlip if flip == "joint" else ImageOnlyFlip)(0.5))
     if colour:
-        steps += [v2.ColorJitter(0.3, 0.3, 0.3, 0.1), v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], 0.5)]
+        steps.append(v2.ColorJitter(0.3, 0.3, 0.3, 0.1))
+    if blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], 0.5))
     return v2.Compose(steps)
 
 

@@ -25,11 +25,11 @@ def ramp(height=120, width=160):
 
 
 def magnification(image):
-    """Pixels out per pixel in, in both directions, from the slope of the ramps."""
+    """Pixels out per pixel in, in both directions, from the mean slope of the ramps."""
     rows, columns = image[0] * 256, image[1] * 256
     inside = image[2] > 0.999
-    down = (rows[1:] - rows[:-1])[inside[1:] & inside[:-1]].median()
-    along = (columns[:, 1:] - columns[:, :-1])[inside[:, 1:] & inside[:, :-1]].median()
+    down = (rows[1:] - rows[:-1])[inside[1:] & inside[:-1]].mean()
+    along = (columns[:, 1:] - columns[:, :-1])[inside[:, 1:] & inside[:, :-1]].mean()
     return 1 / float(down), 1 / float(along)
 
 
@@ -72,7 +72,7 @@ def test_the_degenerate_crop_magnifies_nothing(scale, seed):
 @settings(max_examples=80, deadline=None)
 def test_image_and_label_stay_aligned(crops, flip, degrees, seed):
     torch.manual_seed(seed)
-    transform = augment.training((48, 64), crops=crops, flip=flip, degrees=degrees, colour=False)
+    transform = augment.training((48, 64), crops=crops, flip=flip, degrees=degrees, colour=False, blur=False)
     image, label = transform(*ramp())
     expected, sure = expected_labels(image)
     sure &= image[2] > 0.999  # not mixed with what was filled in
@@ -154,6 +154,25 @@ def test_with_the_dataset():
     assert set(label.unique().tolist()) <= set(range(13)) | {IGNORE}
     frame, whole = StreetHazards(split="test", transforms=augment.Resize((180, 320)))[0]
     assert frame.shape == (3, 180, 320) and (whole == 13).any()
+
+
+def test_a_squashed_frame_is_seen_whole():
+    transform = augment.training((60, 40), crops="squash", flip="none", degrees=0, colour=False, blur=False)
+    image, label = transform(*ramp())
+    assert magnification(image) == pytest.approx((0.5, 0.25), rel=0.02) and label.shape == (60, 40)
+
+
+def test_colour_and_blur_are_two_switches():
+    still = {"crops": "none", "flip": "none", "degrees": 0}
+    image, label = ramp()
+    image = tv_tensors.Image(torch.rand(image.shape, generator=torch.Generator().manual_seed(0)))
+    for colour, blur in ((False, False), (True, False), (False, True)):
+        torch.manual_seed(0)
+        transform = augment.training((120, 160), **still, colour=colour, blur=blur)
+        seen = [transform(image, label)[0] for _ in range(8)]
+        assert any(not torch.equal(s, image) for s in seen) == (colour or blur)
+        sharpness = [float((s[:, :, 1:] - s[:, :, :-1]).abs().mean() / s.std()) for s in seen]
+        assert (min(sharpness) < 0.8 * max(sharpness)) == blur
 
 
 def test_wrong_settings_are_errors():
