@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from lib import ROOT, discovery, following, refine
-from lib.data.movi import SIZES
-from lib.metrics import controls, objects
+from lib.metrics import controls
 from lib.models import video
 from lib.models.dinosaur import ORIGINAL
 from lib.models.video import VideoModel
@@ -175,73 +173,3 @@ class Trials:
         seen = following.follow(model, videos, every, starts=starts)
         found = {stage: following.measure(seen, videos, every, **how) for stage, how in stages.items()}
         return {s: m[0] for s, m in found.items()} | {"frames": found["raw"][1], "threshold": threshold}
-
-
-def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Object pixels that no slot holds well, an image: sum over objects of area x (1 - best IoU). `[n]`.
-
-    Args:
-        truth: `[n, H, W]`; masks: `[n, K, H, W]`.
-    """
-    found = []
-    for ids, soft in zip(truth, masks, strict=True):
-        areas = torch.bincount(ids.flatten())[ids.unique()]
-        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if int(ids.max()) else np.zeros(0)
-        found.append(float((areas[ids.unique() > 0].numpy() * (1 - best)).sum()))
-    return torch.tensor(found)
-
-
-#: A stage and the configuration that reports it: ours as refined, others as the literature knows them.
-OURS = {"refined": "ours", "merged": "ours_merged", "raw": "ours_raw"}
-
-
-def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], videos: list[dict]) -> list[dict]:
-    """Rows of the four sweeps as runs for `results.write`.
-
-    `pixels` and `random_vits14` are refined like ours, with `_raw` beside them; the original's configuration and the
-    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours; those of
-    videos that were followed from one start stand apart.
-    """
-    runs = [
-        {"config": "ours_one_start", "seed": v["params"]["seed"], "metrics": _over_time(v["metrics"]["refined"])}
-        for v in videos
-        if v["params"]["starts"] == 1
-    ]
-    videos = [v for v in videos if v["params"]["starts"] > 1]
-    for row in trained + untrained:
-        p = row["params"]
-        name = p.get("config", p.get("control"))
-        stages = {"refined": f"{name}_refined", "raw": name}
-        if name in SOURCES:
-            stages = {"refined": name, "raw": f"{name}_raw"}
-        over_time = {}
-        if name == "ours":
-            stages = OURS
-            over_time = next((v["metrics"] for v in videos if v["params"]["seed"] == p["seed"]), {})
-        for stage, config in stages.items():
-            followed = _over_time(over_time.get(stage, {}))
-            runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"][stage] | followed})
-    for row in small:
-        p, m = row["params"], row["metrics"]
-        name = f"slots_{p['slots']}" if p["sweep"] == "slots" else f"tokens_{p['grid']}"
-        cost = {"seconds": m["seconds"], "peak_mb": m["peak_mb"]}
-        runs.append({"config": name, "seed": p["seed"], "metrics": m["refined"] | cost})
-    return runs
-
-
-def _over_time(metrics: dict) -> dict:
-    return {k: v for k, v in metrics.items() if k.startswith(("video", "identity", "keep"))}
-
-
-def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.ndarray]) -> dict[str, list[float]]:
-    """`objects.bleeding` of every object in sight, small and large apart.
-
-    Args:
-        truth: `[n, H, W]`; masks: `[n, K, H, W]`; sizes: of each image's objects in the order of their ids, index into
-            `movi.SIZES`.
-    """
-    found: dict[str, list[float]] = {name: [] for name in SIZES}
-    for ids, soft, size in zip(truth, masks, sizes, strict=True):
-        for i, share in objects.bleeding(ids, soft).items():
-            found[SIZES[size[i - 1]]].append(share)
-    return found

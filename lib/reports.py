@@ -1,0 +1,125 @@
+"""From the rows of ex_dino4's sweeps to its tables and pictures.
+
+Introduced in notebooks/ex_dino4.ipynb.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from lib import features, plots, refine
+from lib.data.movi import SIZES, MoviDataset
+from lib.metrics import objects
+from lib.models import backbones
+from lib.models.video import VideoModel
+from lib.trials import SOURCES, Trials
+
+
+def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Object pixels that no slot holds well, an image: sum over objects of area x (1 - best IoU). `[n]`.
+
+    Args:
+        truth: `[n, H, W]`; masks: `[n, K, H, W]`.
+    """
+    found = []
+    for ids, soft in zip(truth, masks, strict=True):
+        areas = torch.bincount(ids.flatten())[ids.unique()]
+        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if int(ids.max()) else np.zeros(0)
+        found.append(float((areas[ids.unique() > 0].numpy() * (1 - best)).sum()))
+    return torch.tensor(found)
+
+
+#: A stage and the configuration that reports it: ours as refined, others as the literature knows them.
+OURS = {"refined": "ours", "merged": "ours_merged", "raw": "ours_raw"}
+
+
+def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], videos: list[dict]) -> list[dict]:
+    """Rows of the four sweeps as runs for `results.write`.
+
+    `pixels` and `random_vits14` are refined like ours, with `_raw` beside them; the original's configuration and the
+    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours; those of
+    videos that were followed from one start stand apart. `time` and `memory` of trainings on more tokens are
+    relative to the fewest tokens of the same seed, because seconds hold for one machine only.
+    """
+    runs = []
+    one_start = [v for v in videos if v["params"]["starts"] == 1]
+    videos = [v for v in videos if v["params"]["starts"] > 1]
+    for row in trained + untrained:
+        p = row["params"]
+        name = p.get("config", p.get("control"))
+        stages = {"refined": f"{name}_refined", "raw": name}
+        if name in SOURCES:
+            stages = {"refined": name, "raw": f"{name}_raw"}
+        over_time = {}
+        if name == "ours":
+            stages = OURS
+            over_time = next((v["metrics"] for v in videos if v["params"]["seed"] == p["seed"]), {})
+        for stage, config in stages.items():
+            followed = _over_time(over_time.get(stage, {}))
+            runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"][stage] | followed})
+    for row in one_start:
+        metrics = _over_time(row["metrics"]["refined"])
+        runs.append({"config": "ours_one_start", "seed": row["params"]["seed"], "metrics": metrics})
+    for row in small:
+        p, m = row["params"], row["metrics"]
+        name, cost = f"slots_{p['slots']}", {}
+        if p["sweep"] == "tokens":
+            name = f"tokens_{p['grid']}"
+            alike = [r for r in small if all(r["params"][k] == p[k] for k in ("sweep", "seed"))]
+            least = min(alike, key=lambda r: r["params"]["grid"])["metrics"]
+            cost = {key: m[what] / least[what] for key, what in (("time", "seconds"), ("memory", "peak_mb"))}
+        runs.append({"config": name, "seed": p["seed"], "metrics": m["refined"] | cost})
+    return runs
+
+
+def _over_time(metrics: dict) -> dict:
+    return {k: v for k, v in metrics.items() if k.startswith(("video", "identity", "keep"))}
+
+
+def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.ndarray]) -> dict[str, list[float]]:
+    """`objects.bleeding` of every object in sight, small and large apart.
+
+    Args:
+        truth: `[n, H, W]`; masks: `[n, K, H, W]`; sizes: of each image's objects in the order of their ids, index into
+            `movi.SIZES`.
+    """
+    found: dict[str, list[float]] = {name: [] for name in SIZES}
+    for ids, soft, size in zip(truth, masks, sizes, strict=True):
+        for i, share in objects.bleeding(ids, soft).items():
+            found[SIZES[size[i - 1]]].append(share)
+    return found
+
+
+def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:
+    """FG-ARI and mBO of the short trainings, raw and refined, mean and sd over seeds, against what the sweep varies."""
+    key, label = {"slots": ("slots", "slots K"), "tokens": ("grid", "tokens a side")}[sweep]
+    some = [r for r in small if r["params"]["sweep"] == sweep]
+    for colour, stage, metric in (
+        (0, "refined", "fg_ari"),
+        (3, "refined", "mbo"),
+        (4, "raw", "fg_ari"),
+        (7, "raw", "mbo"),
+    ):
+        points = pd.DataFrame([(r["params"][key], r["metrics"][stage][metric]) for r in some], columns=["x", "y"])
+        seen = points.groupby("x").y.agg(["mean", "std"])
+        name = f"{'FG-ARI' if metric == 'fg_ari' else 'mBO'}, {stage}"
+        axis.errorbar(seen.index, seen["mean"], seen["std"], color=plots.SLOTS[colour], label=name, capsize=3)
+    seeds = len({r["params"]["seed"] for r in some})
+    axis.set(xlabel=label, xticks=seen.index, ylim=(0, 1), title=f"short trainings, {seeds} seeds")
+    axis.grid(alpha=0.3)
+
+
+@torch.no_grad()
+def drawn(trials: Trials, model: VideoModel, threshold: float, scene: int) -> tuple[torch.Tensor, ...]:
+    """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and the masks `[T, K, H, W]` of one start, drawn to edges.
+
+    Only that scene's tokens are computed.
+    """
+    found = MoviDataset(trials.root, trials.held_out, fields=("video", "segmentations"))[scene]
+    frames = torch.from_numpy(found.video).permute(0, 3, 1, 2) / 255
+    backbone = backbones.load(trials.backbone, strides=trials.strides)
+    torch.manual_seed(0)
+    seen = model(features.tokens_of(backbone, frames, trials.image_px, 32)[None], (32, 32))
+    merged = refine.merge(seen.attention, seen.slots, seen.places, threshold)[0]
+    return frames, torch.from_numpy(found.masks), refine.guided(merged, frames)
