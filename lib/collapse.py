@@ -43,6 +43,8 @@ SINGLE = {
     "position": {"position": True},
     "mlp, position, frames": {"decoder": "mlp", "position": True, "frames": True},
 }
+#: Of these also a long training, because ours too needs one.
+LONGER = ("init gaussian", "diversity 1", "mask temperature 0.3", "position", "mlp, position, frames")
 #: What is taken away from ours.
 WITHOUT = {
     "no frames": {"frames": False},
@@ -58,14 +60,14 @@ def configurations(steps: int, long_steps: int, lr: float = 4e-4) -> dict[str, d
     short, long = {"steps": steps, "lr": lr}, {"steps": long_steps, "lr": lr}
     found = {"original": short | BASE, "ours": short | OURS, "original, long": long | BASE, "ours, long": long | OURS}
     found |= {name: _but(short | BASE, change) for name, change in SINGLE.items()}
-    found["mlp, position, frames, long"] = found["mlp, position, frames"] | long
+    found |= {f"{name}, long": found[name] | long for name in LONGER}
     return found | {f"ours, long, {name}": _but(long | OURS, change) for name, change in WITHOUT.items()}
 
 
 def pairs(names: list[str]) -> list[tuple[str, str]]:
     """Each configuration with the anchor that it is compared with, where both are in `names`."""
     found = [(n, "original") for n in ("ours", "original, long", *SINGLE)]
-    found.append(("mlp, position, frames, long", "original, long"))
+    found += [(f"{n}, long", "original, long") for n in LONGER]
     found += [(f"ours, long, {n}", "ours, long") for n in WITHOUT]
     return [pair for pair in found if {*pair} <= {*names}]
 

@@ -1,7 +1,7 @@
 """After the model: slots that hold one thing are merged, masks are drawn to the picture's edges, or made hard.
 
-Nothing here is trained. What a step does to the numbers is reported beside the numbers without it, and the controls
-get the same treatment. Introduced in notebooks/ex_dino4.ipynb.
+Nothing here is trained. What a step does to the numbers is reported beside the numbers without it; trained controls get
+both steps, others, which have no slots to merge, the edges. Introduced in notebooks/ex_dino4.ipynb.
 """
 
 import numpy as np

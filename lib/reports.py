@@ -58,6 +58,8 @@ def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], video
         for stage, config in stages.items():
             followed = _over_time(over_time.get(stage, {}))
             runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"][stage] | followed})
+        if "attention" in row["metrics"]:
+            runs.append({"config": f"{name}_attention", "seed": p["seed"], "metrics": row["metrics"]["attention"]})
     for row in one_start:
         metrics = _over_time(row["metrics"]["refined"])
         runs.append({"config": "ours_one_start", "seed": row["params"]["seed"], "metrics": metrics})
@@ -89,6 +91,18 @@ def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.nd
         for i, share in objects.bleeding(ids, soft).items():
             found[SIZES[size[i - 1]]].append(share)
     return found
+
+
+def over_scenes(values: np.ndarray, scenes: int, draws: int = 1000) -> tuple[float, float]:
+    """The 95 % interval of the mean by bootstrap over scenes, whose images are not independent of each other.
+
+    Args:
+        values: one an image, scene by scene; NaN where there was nothing to measure.
+    """
+    by_scene = np.asarray(values, float).reshape(scenes, -1)
+    drawn = by_scene[np.random.default_rng(0).integers(scenes, size=(draws, scenes))]
+    low, high = np.nanquantile(np.nanmean(drawn, (1, 2)), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:

@@ -1,6 +1,5 @@
 """The trials of ex_dino3 and ex_dino4, for `sweeps.run`: configuration and seed in, measures on the test split out."""
 
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,23 +16,28 @@ from lib.training import Recipe, Run
 
 #: Backbone, strides and side of the picture in pixels of configurations that are not grouped on the setting's tokens.
 SOURCES = {"pixels": ("pixels", (4,), 128), "random_vits14": ("random_vits14", None, 224)}
+#: Those with coarse=1.0 are trained and measured on 16 x 16 tokens: the one's own grid, and that of the original study,
+#: whose convolutional decoder does not carry over to another.
 RULES = {
-    "original": discovery.Rules(model=ORIGINAL, area=0.0, diversity=0.01, sample=0),
-    "random_vits14": discovery.Rules(coarse=1.0),  # its own grid is 16 x 16
+    "original": discovery.Rules(model=ORIGINAL, area=0.0, diversity=0.01, coarse=1.0, sample=0),
+    "random_vits14": discovery.Rules(coarse=1.0),
 }
 #: Thresholds of `refine.merge` for whole videos; one is chosen on validation videos.
 VIDEO_THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 #: The ways of following that ex_dino3 compares. `carry` is not trained: slots are passed on as they are.
+THEIRS = ORIGINAL | {"num_slots": 3}
 VARIANTS = {
     "carry": following.Rules(video={"predictor": "none"}),
+    "carry_trained": following.Rules(video={"predictor": "none"}),
     "baseline": following.Rules(),
     "stop_gradient": following.Rules(video={"stop_gradient": True}),
     "output_norm": following.Rules(video={"output_norm": True}),
     "refresh": following.Rules(video={"refresh": 8}),
     "contrast": following.Rules(contrast=0.5),
-    "original": following.Rules(
-        model=ORIGINAL | {"num_slots": 3}, video=video.ORIGINAL, area=0.0, diversity=0.01, sample=0
+    "original": following.Rules(model=THEIRS, video=video.ORIGINAL, area=0.0, diversity=0.01, sample=0),
+    "original_position": following.Rules(
+        model=THEIRS | {"position": True}, video=video.ORIGINAL, area=0.0, diversity=0.01, sample=0
     ),
 }
 
@@ -89,11 +93,15 @@ class Trials:
         return discovery.train(name, self.scenes(config, "train"), rules, recipe, device=self.device)
 
     def trained(self, config: str, seed: int, steps: int) -> dict:
-        """A trained model on the test images: raw, merged and refined."""
+        """A trained model on the test images: raw, merged and refined; of the original also its attention, raw."""
         run = self.model(config, seed, steps)
+        grid = 16 if config in RULES else 32
+        validation, test = (self.scenes(config, n, grid) for n in self.splits[1:])
         kind = "decoder" if config == "original" else "attention"
-        found = discovery.report(run.model, *(self.scenes(config, n) for n in self.splits[1:]), kind)
-        return found | {"seconds": run.header["seconds"]}
+        found = discovery.report(run.model, validation, test, kind) | {"seconds": run.header["seconds"]}
+        if config == "original":
+            found["attention"] = discovery.report(run.model, validation, test)["raw"]
+        return found
 
     def untrained(self, control: str, seed: int) -> dict:
         """A control that knows nothing of objects, raw, and drawn to the picture's edges.
@@ -124,8 +132,9 @@ class Trials:
         train, validation, test = (self.scenes("ours", n, grid) for n in self.splits)
         rules = discovery.Rules(model={"num_slots": slots}, coarse=0.75 if grid > 16 else 0.0)
         recipe = Recipe(steps, self.batch, 4e-4, 100, precision=self.precision, seed=seed)
+        _peak_mb(reset=True)
         run = discovery.train(f"ex_dino4-k{slots}-{grid}-{seed}", train, rules, recipe, device=self.device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = _peak_mb()
         return discovery.report(run.model, validation, test) | {"seconds": run.header["seconds"], "peak_mb": peak}
 
     def video(self, seed: int, steps: int, image_steps: int) -> VideoModel:
@@ -137,24 +146,26 @@ class Trials:
         return VideoModel(run.model.image_model, predictor="none", iterations=(3, 3)).eval()
 
     def clip_model(self, variant: str, seed: int, steps: int, clips: int, image_steps: int) -> VideoModel:
-        """A variant of ex_dino3 on 16 x 16 tokens: the image model of ex_dino1, trained on as `VARIANTS` says."""
+        """A variant of ex_dino3 on 16 x 16 tokens: an image model (that of ex_dino1), trained on as `VARIANTS` says."""
         recipe = Recipe(image_steps, self.batch, 4e-4, image_steps // 5, precision=self.precision, seed=seed)
-        images, rules = self.scenes("ours", "train"), discovery.Rules(coarse=1.0)
-        start = discovery.train(f"ex_dino1-frames-{seed}", images, rules, recipe, device=self.device)
+        images, rules, name = self.scenes("ours", "train"), discovery.Rules(coarse=1.0), f"ex_dino1-frames-{seed}"
+        if variant.startswith("original"):
+            rules = discovery.Rules(VARIANTS[variant].model, area=0.0, diversity=0.01, coarse=1.0, sample=0)
+            name = f"ex_dino3-{variant}_images-{seed}"
+        start = discovery.train(name, images, rules, recipe, device=self.device)
         if variant == "carry":
             return VideoModel(start.model, **VARIANTS[variant].video).eval()
         recipe = Recipe(steps, clips, 4e-4, 50, precision=self.precision, seed=seed)
         train = self.scenes("ours", "train", 16, every=1)
-        begin = None if variant == "original" else start
         name = f"ex_dino3-{variant}-{seed}"
-        return following.train(name, train, VARIANTS[variant], recipe, start=begin, device=self.device).model
+        return following.train(name, train, VARIANTS[variant], recipe, start=start, device=self.device).model
 
     def clip(self, variant: str, seed: int, steps: int, clips: int, image_steps: int) -> dict:
         """That model on every second test video, raw masks, and the same in each frame under "frames"."""
         test = self.scenes("ours", self.held_out, 16, every=1)
         some = np.arange(0, len(test.truth), 2)
         model = self.clip_model(variant, seed, steps, clips, image_steps)
-        found = following.follow(model, test, some, kind="decoder" if variant == "original" else "attention")
+        found = following.follow(model, test, some, kind="decoder" if variant.startswith("original") else "attention")
         means, frames = following.measure(found, test, some)
         return means | {"frames": frames}
 
@@ -173,3 +184,14 @@ class Trials:
         seen = following.follow(model, videos, every, starts=starts)
         found = {stage: following.measure(seen, videos, every, **how) for stage, how in stages.items()}
         return {s: m[0] for s, m in found.items()} | {"frames": found["raw"][1], "threshold": threshold}
+
+
+def _peak_mb(reset: bool = False) -> float:
+    """Peak resident memory of this process since the last reset, mapped token files included; NaN but on Linux."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    except OSError:
+        return float("nan")

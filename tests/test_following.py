@@ -11,7 +11,7 @@ from lib.features import Features
 from lib.following import Rules
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
-from lib.reports import bleeding_by_size, missed, runs_of
+from lib.reports import bleeding_by_size, missed, over_scenes, runs_of
 from lib.training import Recipe
 
 RECIPE = Recipe(3, batch=2, lr=1e-3, warmup=1)
@@ -144,3 +144,12 @@ def test_missed_pixels_and_bleeding_by_size():
     assert missed(truth, lost).tolist() == [1.0]
     shares = bleeding_by_size(truth, lost, [np.array([0, 1])])
     assert shares == {"small": [pytest.approx(0.5)], "large": [0.0]}
+
+
+def test_the_interval_over_scenes_is_that_of_independent_scenes():
+    """Images of a scene that agree do not narrow it: 1.96 sd / sqrt(scenes), however many images there are."""
+    scene = np.random.default_rng(1).normal(size=400)
+    low, high = over_scenes(np.repeat(scene, 3), 400)
+    assert (high - low) / 2 == pytest.approx(1.96 * scene.std() / 20, rel=0.1)
+    assert low < scene.mean() < high
+    assert np.isfinite(over_scenes(np.append(scene, np.nan), 401)).all()
