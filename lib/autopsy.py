@@ -1,0 +1,112 @@
+"""The original study's road experiments against clean ones: which pairs are compared, and rows as runs and tables.
+
+Introduced in notebooks/streethazards.ipynb.
+"""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from lib.metrics.effects import effect
+
+#: A treatment of `roads.TREATMENTS` and how it is measured, against another: what each fault of the original does.
+FAULTS = {
+    "labels not flipped with the image": (("image_only_flip", "clean"), ("flip", "clean")),
+    "degenerate instead of true multi-scale": (("degenerate", "clean"), ("scale", "clean")),
+    "degenerate instead of no scaling": (("degenerate", "clean"), ("none", "clean")),
+    "judged on squashed frames": (("all", "squash"), ("all", "clean")),
+    "judged on an augmented validation set": (("all", "own"), ("all", "clean")),
+    "mean over batches of four": (("all", "clean_batch4"), ("all", "clean")),
+}
+#: The original's headline, its augmented run against its baseline, as it measured it, in two parts; and clean.
+HEADLINE = {
+    "its augmented run - its baseline, its way": (
+        ("original_augmented", "squash_batch4"),
+        ("original_baseline", "squash_batch4"),
+    ),
+    "of that, labels mended": (("original_mended", "squash_batch4"), ("original_baseline", "squash_batch4")),
+    "of that, windows, colour and blur": (
+        ("original_augmented", "squash_batch4"),
+        ("original_mended", "squash_batch4"),
+    ),
+    "clean: all augmentations - none": (("all", "clean"), ("none", "clean")),
+    "clean: true multi-scale - none": (("scale", "clean"), ("none", "clean")),
+}
+
+
+def values(rows: list[dict], treatment: str, view: str) -> list[tuple[float, str]]:
+    """Value and resampled values of a treatment, a seed each, seeds rising; `view` as in `roads.Trials.trial`."""
+    mine = sorted((r for r in rows if r["params"]["treatment"] == treatment), key=lambda r: r["params"]["seed"])
+    name, batch = (view.removesuffix("_batch4"), "batch_draws") if view.endswith("_batch4") else (view, "draws")
+    return [(r["metrics"][view], r["metrics"][batch][name]) for r in mine]
+
+
+def effects(rows: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) -> dict[str, dict[str, float]]:
+    """`metrics.effects.effect` of every pair whose two sides are among the rows."""
+    found = {name: [values(rows, *side) for side in sides] for name, sides in pairs.items()}
+    return {name: effect(*sides) for name, sides in found.items() if all(sides)}
+
+
+def against_none(rows: list[dict], treatments: list[str]) -> dict[str, dict[str, float]]:
+    """The clean effect of each treatment against `none`."""
+    return effects(rows, {t: ((t, "clean"), ("none", "clean")) for t in treatments if t != "none"})
+
+
+def runs_of(rows: list[dict], config: str = "{treatment}") -> list[dict[str, Any]]:
+    """Rows of `roads.Trials.trial` as runs for `results.write`; `config` is filled from the parameters."""
+    runs = []
+    for row in rows:
+        m = row["metrics"]
+        metrics = {k: v for k, v in m.items() if isinstance(v, float | int)} | {"gap": m["train"] - m["clean"]}
+        metrics |= {f"iou {name}": value for name, value in m["iou"].items()}
+        runs.append({"config": config.format(**row["params"]), "seed": row["params"]["seed"], "metrics": metrics})
+    return runs
+
+
+def anomaly_runs(rows: list[dict]) -> list[dict[str, Any]]:
+    """Rows of `alarms.Hazards.anomalies` as runs: `main`, and one configuration a score."""
+    runs = []
+    for row in rows:
+        seed, m = row["params"]["seed"], row["metrics"]
+        known = {
+            f"{split}_{key}": value for split in ("test", "validation", "train") for key, value in m[split].items()
+        }
+        runs.append({"config": "main", "seed": seed, "metrics": known})
+        for name, s in m["scores"].items():
+            kinds = np.array(list(s["kinds"].values()), float)
+            metrics = {k: v for k, v in s.items() if isinstance(v, float | int)} | s["crossed"]
+            metrics |= {"kinds_above_chance": float((kinds > 0.5).mean()), "worst_kind": float(kinds.min())}
+            for key, (low, high) in s["intervals"].items():
+                metrics |= {f"{key}_low": low, f"{key}_high": high}
+            metrics |= {f"{k} at {b}": v for b, at in s["budgets"].items() for k, v in at.items()}
+            runs.append({"config": f"score {name}", "seed": seed, "metrics": metrics})
+    return runs
+
+
+def effect_runs(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Effects as runs, one each: they are over seeds already."""
+    return [{"config": f"effect {name}", "seed": 0, "metrics": dict(e)} for name, e in found.items()]
+
+
+def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """Effects in mIoU points, with intervals."""
+    rows = {
+        n: {k: round(100 * e[k], 1) for k in ("effect", "low", "high")} | {"seeds": e["seeds"]}
+        for n, e in found.items()
+    }
+    return pd.DataFrame(rows).T
+
+
+def forest(axis: plt.Axes, found: dict[str, dict[str, float]], title: str) -> None:
+    """Effects as points with intervals, first on top; filled where the interval leaves zero out."""
+    for y, e in enumerate(found.values()):
+        sure = e["low"] > 0 or e["high"] < 0
+        axis.plot([100 * e["low"], 100 * e["high"]], [y, y], color="#332288", linewidth=1.5)
+        axis.plot(100 * e["effect"], y, "o", color="#332288", markerfacecolor="#332288" if sure else "white")
+    axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
+    axis.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlabel="change of mIoU, points")
+    axis.set_yticklabels(list(found), fontsize=8)
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.grid(alpha=0.3, axis="x")
