@@ -6,13 +6,14 @@ Introduced in notebooks/ex_dino2.ipynb.
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.stats import ttest_ind
 from torch import Tensor, nn
 
-from lib import discovery
+from lib import discovery, plots
 from lib.models.dinosaur import ORIGINAL, Dinosaur
 from lib.training import Recipe, Run
 from lib.trials import Trials
@@ -44,7 +45,7 @@ SINGLE = {
     "mlp, position, frames": {"decoder": "mlp", "position": True, "frames": True},
 }
 #: Of these also a long training, because ours too needs one.
-LONGER = ("init gaussian", "diversity 1", "mask temperature 0.3", "position", "mlp, position, frames")
+LONGER = ("diversity 1", "mask temperature 0.3", "position", "mlp, position, frames")
 #: What is taken away from ours.
 WITHOUT = {
     "no frames": {"frames": False},
@@ -135,3 +136,15 @@ def effect(values: ArrayLike, base: ArrayLike) -> dict[str, float]:
     pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / free)
     g = (a.mean() - b.mean()) / pooled * (1 - 3 / (4 * free - 1)) if pooled else np.nan
     return {"difference": float(a.mean() - b.mean()), "low": interval.low, "high": interval.high, "g": float(g)}
+
+
+def intervals(axis: plt.Axes, compared: list[tuple[str, str]], effects: list[dict], label: str, end: float) -> None:
+    """Effects with their intervals, one below the other, coloured by what they are compared with; axis to +-`end`."""
+    for y, ((_, base), e) in enumerate(zip(compared, effects, strict=True)):
+        colour = plots.SLOTS[{"original": 3, "original, long": 2}.get(base, 0)]
+        axis.plot([e["low"], e["high"]], [y, y], color=colour)
+        axis.plot(e["difference"], y, "o", color=colour, markersize=4)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set(yticks=range(len(compared)), yticklabels=[n for n, _ in compared], ylim=(len(compared) - 0.5, -0.5))
+    axis.set(xlim=(-end, end), xticks=np.linspace(-end, end, 5), xlabel=label)
+    axis.grid(alpha=0.3)

@@ -32,3 +32,30 @@ def slots(models: dict[str, nn.Module], pictures: Tensor, change: Callable[[Tens
         temperature=widgets.FloatLogSlider(1.0, min=-2, max=0.5, description="temperature", continuous_update=False),
         noise=widgets.IntSlider(0, 0, 20, continuous_update=False),
     )
+
+
+def alarms(pictures: Tensor, scores: Tensor, truth: Tensor, thresholds: list[float]):
+    """A widget: choose a frame `[N, 3, H, W]` and a threshold of its scores `[N, H, W]`; what is flagged turns red.
+
+    Introduced in notebooks/streethazards.ipynb.
+
+    Args:
+        truth: bool `[N, H, W]`, the anomalies, shown beside it.
+        thresholds: falling, as of `lib.alarms.thresholds`.
+    """
+
+    def show(index: int, threshold: float) -> None:
+        flagged, red = scores[index] >= threshold, torch.tensor([0.95, 0.1, 0.0])[:, None, None]
+        marked = torch.where(flagged, 0.3 * pictures[index] + 0.7 * red, pictures[index])
+        hits = int((flagged & truth[index]).sum())
+        title = f"{hits} of {int(truth[index].sum())} anomaly pixels, {int(flagged.sum()) - hits} others"
+        shown = [plots.picture(pictures[index]), plots.picture(marked), truth[index].numpy()]
+        plots.grid([shown], ["frame", title, "truth"]).set_size_inches(11, 2.6)
+        plt.show()
+
+    options = [(f"{t:.3g}", t) for t in thresholds]
+    return widgets.interactive(
+        show,
+        index=widgets.IntSlider(0, 0, len(pictures) - 1, description="frame", continuous_update=False),
+        threshold=widgets.SelectionSlider(options=options, value=options[len(options) // 2][1]),
+    )
