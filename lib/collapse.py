@@ -45,7 +45,7 @@ SINGLE = {
     "mlp, position, frames": {"decoder": "mlp", "position": True, "frames": True},
 }
 #: Of these also a long training, because ours too needs one.
-LONGER = ("diversity 1", "mask temperature 0.3", "position", "mlp, position, frames")
+LONGER = ("mask temperature 0.3", "position", "mlp, position, frames")
 #: What is taken away from ours.
 WITHOUT = {
     "no frames": {"frames": False},
