@@ -31,8 +31,8 @@ HEADLINE = {
         ("original_augmented", "squash_batch4"),
         ("original_mended", "squash_batch4"),
     ),
-    "clean: all augmentations - none": (("all", "clean"), ("none", "clean")),
-    "clean: true multi-scale - none": (("scale", "clean"), ("none", "clean")),
+    "clean, all augmentations - none": (("all", "clean"), ("none", "clean")),
+    "clean, true multi-scale - none": (("scale", "clean"), ("none", "clean")),
 }
 
 
