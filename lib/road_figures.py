@@ -45,8 +45,7 @@ def towns(splits: dict[str, Frames]) -> Figure:
     pairs = [splits[n][i] for (n, _), i in picks.items()]
     panels = [[plots.picture(x / 255) for x, _ in pairs], [paint(y) for _, y in pairs]]
     figure = plots.grid(panels, [f"{n}, {t}" for n, t in picks], ["frame", "classes"])
-    figure.set_size_inches(12.0, 2.6)
-    return figure
+    return _resized(figure, 12.0, 2.6)
 
 
 def networks(summary: dict[str, dict[str, dict[str, float]]]) -> Figure:
@@ -128,8 +127,7 @@ def score_maps(cases: dict[str, int], pictures: Tensor, truth: Tensor, maps: dic
         [plots.picture(pictures[i]), paint(truth[i]), *(stretched(m, i) for m in maps.values())] for i in cases.values()
     ]
     figure = plots.grid(panels, ["frame", "truth", *maps], list(cases))
-    figure.set_size_inches(1.5 * (2 + len(maps)), 2.9)
-    return figure
+    return _resized(figure, 1.5 * (2 + len(maps)), 2.9)
 
 
 def gallery(cases: dict[str, int], pictures: Tensor, truth: Tensor, logits: Tensor, scores: Tensor) -> Figure:
@@ -142,8 +140,7 @@ def gallery(cases: dict[str, int], pictures: Tensor, truth: Tensor, logits: Tens
         panels[-1] += [logits[i].softmax(0).max(0).values.numpy(), wrong, stretched(scores, i)]
     columns = ["frame", "truth", "prediction", "overlay", "confidence", "error", "anomaly score"]
     figure = plots.grid(panels, columns, list(cases))
-    figure.set_size_inches(11.5, 3.2)
-    return figure
+    return _resized(figure, 11.5, 3.2)
 
 
 def thresholds(seen: dict[str, tuple[Alarms, Alarms]]) -> Figure:
@@ -173,3 +170,9 @@ def budgets(summary: dict[str, dict[str, dict[str, float]]], names: Sequence[str
         for b in alarms.BUDGETS
     }
     return pd.DataFrame(rows, dtype=float).T.rename_axis(["score", "budget"]).round(3)
+
+
+def _resized(figure: Figure, width: float, height: float) -> Figure:
+    figure.set_size_inches(width, height)
+    figure.tight_layout(pad=0.4)
+    return figure
