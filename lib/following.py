@@ -113,33 +113,15 @@ def objective(net: nn.Module, clips: Tensor, rules: Rules) -> tuple[Tensor, dict
 
 @torch.no_grad()
 def follow(
-    model: VideoModel, data: Split, scenes: np.ndarray, seed: int = 0, kind: str = "attention", starts: int = 1
+    model: VideoModel, data: Split, scenes: np.ndarray, seed: int = 0, kind: str = "attention"
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Masks `[S, T, K, N]`, slots `[S, T, K, D]` and places `[S, T, K, 3]` or None of whole videos.
-
-    Args:
-        starts: each video is followed from so many draws of the first frame's slots, as k-means is; kept is the one
-            that the model itself reconstructs best. The truth has no part in that.
-    """
+    """Masks `[S, T, K, N]`, slots `[S, T, K, D]` and places `[S, T, K, 3]` or None of whole videos."""
     torch.manual_seed(seed)
     device = next(model.parameters()).device
     parts = []
     for part in np.array_split(scenes, max(1, len(scenes) // 4)):
-        clips = data.features.clips(part).to(device)
-        target, kept, lowest = model.target(clips), None, None
-        for _ in range(starts):
-            found = model(clips, data.features.grid)
-            error = (found.reconstruction.float() - target).square().mean((1, 2, 3))  # [S]
-            seen = (found.attention if kind == "attention" else found.masks, found.slots, found.places)
-            if kept is None:
-                kept, lowest = seen, error
-            better = error < lowest
-            kept = [
-                a if a is None else torch.where(better[:, None, None, None], b, a)
-                for a, b in zip(kept, seen, strict=True)
-            ]
-            lowest = torch.minimum(lowest, error)
-        parts.append(kept)
+        found = model(data.features.clips(part).to(device), data.features.grid)
+        parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.places))
     return tuple(None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
 
 

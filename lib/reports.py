@@ -38,13 +38,11 @@ def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], video
     """Rows of the four sweeps as runs for `results.write`.
 
     `pixels` and `random_vits14` are refined like ours, with `_raw` beside them; the original's configuration and the
-    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours; those of
-    videos that were followed from one start stand apart. `time` and `memory` of trainings on more tokens are
+    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours;
+    `frame_fg_ari` is that of single frames of the same videos. `time` and `memory` of trainings on more tokens are
     relative to the fewest tokens of the same seed, because seconds hold for one machine only.
     """
     runs = []
-    one_start = [v for v in videos if v["params"]["starts"] == 1]
-    videos = [v for v in videos if v["params"]["starts"] > 1]
     for row in trained + untrained:
         p = row["params"]
         name = p.get("config", p.get("control"))
@@ -60,9 +58,6 @@ def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], video
             runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"][stage] | followed})
         if "attention" in row["metrics"]:
             runs.append({"config": f"{name}_attention", "seed": p["seed"], "metrics": row["metrics"]["attention"]})
-    for row in one_start:
-        metrics = _over_time(row["metrics"]["refined"])
-        runs.append({"config": "ours_one_start", "seed": row["params"]["seed"], "metrics": metrics})
     for row in small:
         p, m = row["params"], row["metrics"]
         name, cost = f"slots_{p['slots']}", {}
@@ -76,7 +71,8 @@ def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], video
 
 
 def _over_time(metrics: dict) -> dict:
-    return {k: v for k, v in metrics.items() if k.startswith(("video", "identity", "keep"))}
+    kept = {k: v for k, v in metrics.items() if k.startswith(("video", "identity", "keep"))}
+    return kept | ({"frame_fg_ari": metrics["fg_ari"]} if "fg_ari" in metrics else {})
 
 
 def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.ndarray]) -> dict[str, list[float]]:

@@ -171,19 +171,19 @@ class Trials:
         means, frames = following.measure(found, test, some)
         return means | {"frames": frames}
 
-    def followed(self, seed: int, steps: int, image_steps: int, starts: int) -> dict:
+    def followed(self, seed: int, steps: int, image_steps: int) -> dict:
         """The video model on whole test videos at 32 x 32 tokens: raw, merged and refined.
 
-        The threshold is chosen on a quarter of the validation videos. `starts`: see `following.follow`.
+        The threshold is chosen on a quarter of the validation videos.
         """
         model = self.video(seed, steps, image_steps)
         validation, videos = (self.scenes("ours", n, every=1) for n in self.splits[1:])
         few, every = np.arange(0, len(validation.truth), 4), np.arange(len(videos.truth))
-        seen = following.follow(model, validation, few, starts=starts)
+        seen = following.follow(model, validation, few)
         tried = {t: following.measure(seen, validation, few, threshold=t)[0] for t in VIDEO_THRESHOLDS}
         threshold = max(tried, key=lambda t: tried[t]["video_fg_ari"] + tried[t]["video_mbo"])
         stages = {"raw": {}, "merged": {"threshold": threshold}, "refined": {"threshold": threshold, "guided": True}}
-        seen = following.follow(model, videos, every, starts=starts)
+        seen = following.follow(model, videos, every)
         found = {stage: following.measure(seen, videos, every, **how) for stage, how in stages.items()}
         return {s: m[0] for s, m in found.items()} | {"frames": found["raw"][1], "threshold": threshold}
 
