@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_pa
         time.sleep(0.1)
     time.sleep(4)  # two is sleeping in its cell now
     process.send_signal(signal.SIGINT)
-    text = process.communicate(timeout=30)[0]
+    text = process.communicate(timeout=120)[0]
     assert process.returncode == 130
     assert "stopped" in text and "ours fg_ari" in text
     assert [p.name for p in (out / "notebooks").iterdir()] == ["one.ipynb"]
