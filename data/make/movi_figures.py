@@ -92,11 +92,11 @@ def overview(names: tuple[str, ...] = ("test-3030", "test-3003", "test-3035"), f
 
 
 def save(picture: Image.Image, name: str) -> None:
-    """Writes figures/`name`.png, whole or not at all."""
+    """Writes figures/`name`.jpg, whole or not at all."""
     part = FIGURES / f"{name}.part"
-    picture.convert("RGB").save(part, format="PNG", optimize=True)
-    os.replace(part, FIGURES / f"{name}.png")
-    print(name, picture.size, f"{(FIGURES / f'{name}.png').stat().st_size:,} bytes")
+    picture.convert("RGB").save(part, format="JPEG", quality=80, optimize=True)
+    os.replace(part, FIGURES / f"{name}.jpg")
+    print(name, picture.size, f"{(FIGURES / f'{name}.jpg').stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def save(name: str, image: Image.Image) -> None:
     """Write figures/NAME, under a temporary name first."""
     FIGURES.mkdir(exist_ok=True)
     temporary = FIGURES / f".{name}.tmp"
-    image.save(temporary, format="PNG", optimize=True)
+    image.convert("RGB").save(temporary, format="JPEG", quality=80, optimize=True)
     os.replace(temporary, FIGURES / name)
     print(name, f"{(FIGURES / name).stat().st_size / 1e6:.2f} MB")
 
@@ -45,7 +45,7 @@ def sheet(split: str) -> None:
                 picture[rows, cols] = PALETTE[ANOMALY]
         small = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
         out.paste(small, (i % columns * width, i // columns * height))
-    save(f"streethazards_{split}.png", out)
+    save(f"streethazards_{split}.jpg", out)
 
 
 def overview(examples: tuple = (("train", 7), ("train", 76), ("test", 7), ("test", 38)), crops: int = 12) -> None:
@@ -85,7 +85,7 @@ def overview(examples: tuple = (("train", 7), ("train", 76), ("test", 7), ("test
         axis.set_title(kind, fontsize=9)
     bottom.suptitle("Anomalies, in the test split only", fontsize=11)
     figure.canvas.draw()
-    save("streethazards_overview.png", Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]))
+    save("streethazards_overview.jpg", Image.fromarray(np.asarray(figure.canvas.buffer_rgba())))
     plt.close(figure)
 
 
