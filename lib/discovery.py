@@ -4,6 +4,7 @@ Shared by ex_dino1 to ex_dino4, ex_comparison and backbone_comparison, so that a
 checkpoint loaded in another.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,12 @@ def train(
     held_out: Split | None = None,
     watch_every: int = 0,
     device: str = "auto",
+    network: Callable[..., nn.Module] = Dinosaur,
 ) -> Run:
-    """Load or train one model (see `load_or_train`); the held-out split is watched only, on its first 32 images."""
+    """Load or train one model (see `load_or_train`); the held-out split is watched only, on its first 32 images.
+
+    `network` stands in for `Dinosaur` and takes its arguments; the name should tell, the recorded settings do not.
+    """
     config = {
         "recipe": asdict(recipe),
         "rules": asdict(rules),
@@ -65,7 +70,7 @@ def train(
     }
 
     def build() -> nn.Module:
-        return Dinosaur(data.dim, **rules.model)
+        return network(data.dim, **rules.model)
 
     def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
         tokens = data.features
@@ -99,13 +104,13 @@ def train(
 
 def objective(net: nn.Module, tokens: Tensor, rules: Rules) -> tuple[Tensor, dict[str, float]]:
     """The loss of tokens `[B, N, C]`, and what to log; the positions to decode come from torch's generator."""
-    batch, count, channels = tokens.shape
+    batch, count, _ = tokens.shape
     target, positions = net.target(tokens), None
     if 0 < rules.sample < count:
         chosen = torch.rand(batch, count, device=tokens.device).argsort(1)[:, : rules.sample]
         side = int(count**0.5)
         positions = positions_of((side, side), tokens.device)[chosen]
-        target = target.gather(1, chosen[..., None].expand(-1, -1, channels))
+        target = target.gather(1, chosen[..., None].expand(-1, -1, target.shape[-1]))
     found = net(tokens, positions)
     error = (found.reconstruction.float() - target).square().mean()
     value = error
