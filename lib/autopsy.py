@@ -3,13 +3,16 @@
 Introduced in notebooks/streethazards.ipynb.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from lib import ROOT, sweeps
 from lib.metrics.effects import effect
+from lib.roads import Trials
 
 #: A treatment of `roads.TREATMENTS` and how it is measured, against another: what each fault of the original does.
 FAULTS = {
@@ -34,6 +37,13 @@ HEADLINE = {
     "clean, all augmentations - none": (("all", "clean"), ("none", "clean")),
     "clean, true multi-scale - none": (("scale", "clean"), ("none", "clean")),
 }
+
+
+def sweep(fn: Callable[..., dict[str, Any]], trials: Trials, grid: list[dict[str, Any]]) -> list[sweeps.Row]:
+    """`sweeps.run` with the committed rows of streethazards; those of whole models have a file of their own."""
+    name = "streethazards" if fn.__name__ == "trial" else f"streethazards_{fn.__name__}"
+    committed = ROOT / "figures" / "results" / f"sweep_{name}.json"
+    return sweeps.run(fn, grid, name=name, data=trials.data, committed=committed)
 
 
 def values(rows: list[dict], treatment: str, view: str) -> list[tuple[float, str]]:
