@@ -8,14 +8,16 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib import discovery
+from lib import discovery, materials, probes, reflections
+from lib.backbone_report import pack
 from lib.data.movi import MoviDataset
 from lib.models import backbones
 from lib.models.backbones import Backbone, Tokens
-from lib.models.dinosaur import NORMS, ORIGINAL, Dinosaur, normalise
+from lib.models.dinosaur import NORMS, ORIGINAL, Dinosaur, normalise, on_image
 from lib.scenes import Split
 from lib.training import Recipe, Run
 from lib.trials import Trials
@@ -166,6 +168,68 @@ class Study:
         run = self.run(backbone, seed, steps, "ours", input_norm, target_norm)
         test = scenes(self.trials, backbone, self.trials.held_out)
         return {k: float(np.nanmean(v)) for k, v in discovery.measure(run.model, test).items()}
+
+    def full(self, backbone: str, seed: int, steps: int, recipe: str = "ours") -> dict[str, Any]:
+        """Everything about one model: masks raw, merged and refined; losses; its course; each object; its slots.
+
+        `train_` measures are of one frame of each training scene. `objects` are columns of `materials.judge` and
+        `reflections.reflections` for `objects_of`'s rows, as text (`unpack`): `best` and `recall` of refined masks,
+        the others of raw ones. `probes` read attributes from slots, matched on raw masks.
+        """
+        model = self.run(backbone, seed, steps, recipe)
+        history, model, kind = model.history, model.model, "decoder" if recipe == "original" else "attention"
+        validation, test = (scenes(self.trials, backbone, n) for n in self.trials.splits[1:])
+        pictures, truth = test.images()
+        threshold = discovery.choose_threshold(model, validation, kind)
+        found = discovery.stages(model, test, threshold, kind=kind)
+        row = {stage: discovery.scores(masks, truth) for stage, masks in found.items()}
+        values, watched = (discovery.masks_of(model, x, np.arange(x.count))[1] for x in (test, validation))
+        row["raw"] |= {k: float(v.mean()) for k, v in values.items()}
+        row["validation_loss"] = float(watched["loss"].mean())
+        seen = discovery.measure(model, scenes(self.trials, backbone, "train", 24), kind=kind)
+        row["train"] = {k: float(np.nanmean(v)) for k, v in seen.items()}
+        judged, mirrored = (
+            materials.judge(found["refined"], truth),
+            reflections.reflections(found["raw"], truth, pictures),
+        )
+        columns = judged[["best", "recall"]].join(mirrored[["mirror", "entropy", "entropy_bright"]])
+        return row | {
+            "threshold": threshold,
+            "course": [[r["step"], round(r["loss"], 4), round(r["fg_ari"], 4)] for r in history if "fg_ari" in r],
+            "objects": {name: pack(columns[name]) for name in columns},
+            "probes": self.probed(model, backbone),
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        }
+
+    def probed(self, model: nn.Module | None, backbone: str) -> dict[str, dict[str, float]]:
+        """Linear probes for each attribute, fitted on training scenes: of matched slots, or, without a model, of what
+        is under the true masks, tokens and mean colours."""
+        parts = {}
+        for split, every in ((self.trials.splits[0], 24), (self.trials.held_out, self.trials.every)):
+            data = scenes(self.trials, backbone, split, every)
+            pictures, truth = data.images()
+            table, tokens = self.objects(split, every), data.features.batch(slice(None))
+            if model is None:
+                maps = tokens.transpose(1, 2).unflatten(2, data.features.grid)
+                inputs = {"tokens": probes.under_truth(maps, truth, table)}
+                inputs["colours"] = probes.under_truth(pictures, truth, table)
+            else:
+                with torch.no_grad():
+                    torch.manual_seed(0)
+                    seen = model(tokens)
+                judged = materials.judge(on_image(seen.attention, truth.shape[-2:]), truth)
+                table, judged = table[(judged.matched >= 0).to_numpy()], judged[judged.matched >= 0]
+                inputs = {"slots": probes.under_slots(seen.slots, judged)}
+            parts[split] = (inputs, table)
+        (train, labels), (test, expected) = parts.values()
+        table = probes.probes({name: (train[name], test[name]) for name in train}, labels, expected)
+        return {f"{r.input} {r.attribute}": r._asdict() for r in table.itertuples(index=False)}
+
+    def objects(self, split: str = "", every: int = 0) -> pd.DataFrame:
+        """`materials.objects_of` of a split, the held-out one if "", every so many frames."""
+        frames = slice(None, None, every or self.trials.every)
+        data = MoviDataset(self.trials.root, split or self.trials.held_out, fields=materials.FIELDS, frames=frames)
+        return materials.objects_of((data[i] for i in range(len(data))), frames)
 
 
 def norms(names: list[str], seeds: list[int], steps: int) -> list[dict[str, Any]]:

@@ -1,0 +1,186 @@
+"""From the rows of backbone_comparison's sweeps to its tables and pictures.
+
+Introduced in notebooks/backbone_comparison.ipynb.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from lib import materials, plots
+from lib.collapse import effect
+
+MASKS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
+
+
+def pack(values: pd.Series) -> str:
+    """Numbers as thousandths, NaN as "-", in one line of text: a table in a committed row stays small."""
+    return " ".join("-" if np.isnan(v) else str(round(1000 * v)) for v in values)
+
+
+def unpack(text: str) -> np.ndarray:
+    """What `pack` wrote, `[n]`."""
+    return np.array([np.nan if v == "-" else int(v) / 1000 for v in text.split()])
+
+
+def name_of(params: dict[str, Any]) -> str:
+    """A configuration's name: the backbone, and what differs from the one recipe."""
+    recipe = params.get("recipe", "ours")
+    return params["backbone"] + (f", {recipe}" if recipe != "ours" else "")
+
+
+def judged(rows: list[dict], objects: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
+    """Of each configuration the tables of objects with what its row says of them, a seed each.
+
+    Args:
+        rows: of `Study.full`; objects: `Study.objects()`, the same objects.
+    """
+    found: dict[str, list[pd.DataFrame]] = {}
+    for row in rows:
+        columns = {name: unpack(text) for name, text in row["metrics"]["objects"].items()}
+        found.setdefault(name_of(row["params"]), []).append(objects.assign(**columns))
+    return found
+
+
+def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of `Study.full` as runs for `results.write`: raw masks under their names, refined ones beside them.
+
+    `gap` is test loss minus training loss; `metal` and `rubber` are the mean IoU of objects of mixed scenes, refined.
+    """
+    runs, mixed = [], objects.mixed.to_numpy()
+    metal = (objects.material == "metal").to_numpy()
+    for row in rows:
+        m, values = row["metrics"], {k: unpack(v) for k, v in row["metrics"]["objects"].items()}
+        metrics = m["raw"] | {f"refined_{k}": m["refined"][k] for k in MASKS}
+        metrics |= {"train_loss": m["train"]["loss"], "validation_loss": m["validation_loss"]}
+        metrics |= {"gap": m["raw"]["loss"] - m["train"]["loss"], "train_fg_ari": m["train"]["fg_ari"]}
+        for key, name in (("best", ""), ("recall", "_recall"), ("entropy", "_entropy"), ("mirror", "_mirror")):
+            metrics |= {f"metal{name}": values[key][mixed & metal].mean()}
+            metrics |= {f"rubber{name}": values[key][mixed & ~metal].mean()}
+        metrics |= {f"probe {k.split()[1]}": p["accuracy"] for k, p in m["probes"].items()}
+        metrics |= {"parameters": m["parameters"], "threshold": m["threshold"]}
+        metrics = {k: float(v) for k, v in metrics.items()}
+        runs.append({"config": name_of(row["params"]), "seed": row["params"]["seed"], "metrics": metrics})
+    return runs
+
+
+def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
+    """Rows of `Study.short` as runs; what is on "dataset" is both an input and a target."""
+    runs = []
+    for row in rows:
+        p = row["params"]
+        kinds = [("input", p["input_norm"])] * (p["target_norm"] == "dataset")
+        kinds += [("target", p["target_norm"])] * (p["input_norm"] == "dataset")
+        for kind, norm in kinds:
+            config = f"{p['backbone']}, {kind} {norm}"
+            runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"]})
+    return runs
+
+
+def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequence[str]) -> Figure:
+    """FG-ARI and mBO of every backbone (rows) under every normalisation of input and of target (columns)."""
+    figure, axes = plt.subplots(1, 4, figsize=(12, 0.36 * len(backbones) + 1.3), layout="constrained", sharey=True)
+    for axis, (key, kind) in zip(
+        axes, [(k, side) for k in ("fg_ari", "mbo") for side in ("input", "target")], strict=True
+    ):
+        table = pd.DataFrame(
+            {n: [_mean(summary, f"{b}, {kind} {n}", key) for b in backbones] for n in norms}, backbones
+        )
+        top = {"fg_ari": 0.7, "mbo": 0.4}[key]
+        options = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 7}, "cbar": False, "cmap": "cividis"}
+        sns.heatmap(table, ax=axis, vmin=0, vmax=top, **options)
+        axis.set_title(f"{label(key)}, {kind} normalised", fontsize=9)
+        axis.tick_params(labelsize=8)
+    return figure
+
+
+def label(key: str) -> str:
+    """The field's name of a measure."""
+    return {"fg_ari": "FG-ARI", "mbo": "mBO", "ari": "ARI", "miou": "mIoU"}.get(key, key)
+
+
+def _mean(summary: dict[str, dict], config: str, key: str) -> float:
+    return summary[config][key]["mean"] if config in summary else np.nan
+
+
+def against(runs: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) -> dict[str, dict[str, float]]:
+    """Effects (see `collapse.effect`) of pairs ((configuration, measure), (configuration, measure)) over seeds."""
+
+    def values(config: str, key: str) -> list[float]:
+        return [r["metrics"][key] for r in sorted(runs, key=lambda r: r["seed"]) if r["config"] == config]
+
+    found = {name: [values(*side) for side in sides] for name, sides in pairs.items()}
+    return {name: effect(*sides) for name, sides in found.items() if all(sides)}
+
+
+def chosen_by_loss(rows: list[dict]) -> list[dict[str, Any]]:
+    """What "best checkpoint by training loss" picks: its step, its FG-ARI on validation, the last's and the best's."""
+    runs = []
+    for row in rows:
+        course = np.array(row["metrics"]["course"], float)
+        best = int(course[:, 1].argmin())
+        metrics = {
+            "step": course[best, 0],
+            "chosen": course[best, 2],
+            "last": course[-1, 2],
+            "peak": course[:, 2].max(),
+        }
+        runs.append({"config": f"chosen by loss, {name_of(row['params'])}", "seed": row["params"]["seed"]})
+        runs[-1]["metrics"] = {k: float(v) for k, v in metrics.items()}
+    return runs
+
+
+def material(tables: dict[str, list[pd.DataFrame]], value: str = "best") -> pd.DataFrame:
+    """Metal minus rubber of each configuration: `materials.over_seeds`, and what the original's ranks would say."""
+    rows = {}
+    for name, seeds in tables.items():
+        rows[name] = materials.over_seeds(seeds, value)
+        wrong = [t.assign(material=t.mistaken) for t in seeds]
+        rows[name]["by rank"] = materials.over_seeds(wrong, value)["effect"]
+    return pd.DataFrame(rows).T
+
+
+def reversals(runs: list[dict], key: str = "fg_ari", margin: float = 0.02) -> float:
+    """How often single runs order two configurations against their means, of pairs more than `margin` apart."""
+    table = pd.DataFrame([{"config": r["config"], "value": r["metrics"][key]} for r in runs])
+    values = [group["value"].to_numpy() for _, group in table.groupby("config")]
+    pairs = [(a, b) for a in values for b in values if a.mean() > b.mean() + margin]
+    wrong = sum((a[:, None] < b[None]).sum() for a, b in pairs)
+    return float(wrong / sum(a.size * b.size for a, b in pairs)) if pairs else float("nan")
+
+
+def courses(rows: list[dict], panels: dict[str, list[str]]) -> Figure:
+    """FG-ARI on validation scenes (solid, left) and training loss, as a share of its first (dashed), over steps."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.1), layout="constrained", sharey=True)
+    for axis, (title, names) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for colour, name in zip((plots.SLOTS[0], plots.SLOTS[3], plots.SLOTS[2]), names, strict=False):
+            found = [np.array(r["metrics"]["course"], float) for r in rows if name_of(r["params"]) == name]
+            if not found:
+                continue
+            course = np.mean(found, 0)
+            axis.plot(course[:, 0], course[:, 2], color=colour, label=name)
+            axis.plot(course[:, 0], course[:, 1] / course[0, 1], color=colour, linestyle="--", linewidth=1)
+        axis.set(xlabel="optimiser steps", ylim=(0, 1.25))
+        axis.set_title(title, fontsize=9)
+        axis.legend(fontsize=7, loc="lower right")
+        axis.grid(alpha=0.3)
+    np.atleast_1d(axes)[0].set_ylabel("FG-ARI; loss / first (dashed)")
+    return figure
+
+
+def seeds(runs: list[dict], names: Sequence[str], key: str = "fg_ari") -> Figure:
+    """One measure of every run, a row a configuration, with its mean."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.33 * len(names) + 0.9), layout="constrained")
+    for y, name in enumerate(names):
+        values = [r["metrics"][key] for r in runs if r["config"] == name]
+        axis.plot(values, [y] * len(values), "o", color=plots.SLOTS[0], alpha=0.6, markersize=5)
+        axis.plot([np.mean(values)] * 2, [y - 0.3, y + 0.3], color=plots.SLOTS[3], linewidth=2)
+    axis.set(yticks=range(len(names)), yticklabels=list(names), ylim=(len(names) - 0.5, -0.5))
+    axis.set_xlabel(f"{label(key)} of single runs; bar: mean")
+    axis.grid(alpha=0.3, axis="x")
+    return figure
