@@ -159,8 +159,9 @@ def means(objects: pd.DataFrame, value: str, by: str | list[str]) -> pd.DataFram
 
 def scene_differences(objects: pd.DataFrame, value: str) -> pd.Series:
     """Mean of metal minus mean of rubber in each scene that shows both, over all of its images."""
-    found = objects[objects.mixed].groupby(["scene", "material"])[value].mean().unstack()
-    return (found.reindex(columns=MATERIALS)["metal"] - found.reindex(columns=MATERIALS)["rubber"]).dropna()
+    found = objects.groupby(["scene", "material"])[value].mean().unstack()
+    found = found.reindex(columns=MATERIALS)
+    return (found["metal"] - found["rubber"]).dropna()
 
 
 def paired(objects: pd.DataFrame, value: str) -> dict[str, float]:
