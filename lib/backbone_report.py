@@ -184,3 +184,29 @@ def seeds(runs: list[dict], names: Sequence[str], key: str = "fg_ari") -> Figure
     axis.set_xlabel(f"{label(key)} of single runs; bar: mean")
     axis.grid(alpha=0.3, axis="x")
     return figure
+
+
+def pretrainings(histories: dict[str, list[dict[str, float]]]) -> Figure:
+    """Loss of each pretraining over its steps, an axis each: the losses are not of one kind."""
+    figure, axes = plt.subplots(1, len(histories), figsize=(3.4 * len(histories), 2.6), layout="constrained")
+    for axis, (name, history) in zip(np.atleast_1d(axes), histories.items(), strict=True):
+        axis.plot([r["step"] for r in history], [r["loss"] for r in history], color=plots.SLOTS[0])
+        axis.set(xlabel="optimiser steps", ylabel="loss, nats")
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def probe_table(rows: list[dict], controls: list[dict], names: Sequence[str]) -> pd.DataFrame:
+    """What `material_figures.probe_bars` draws: probes of slots (the first seed's) and of tokens, and of colours once.
+
+    Args:
+        rows: of `Study.full`; controls: of `Study.under_truth`.
+    """
+    slots = {name_of(r["params"]): r["metrics"]["probes"] for r in reversed(rows)}
+    under = {r["params"]["backbone"]: r["metrics"] for r in controls}
+    found = []
+    for name in names:
+        for kind, table in (("slots", slots[name]), ("tokens", under[name])):
+            found += [p | {"input": f"{name}, {kind}"} for p in table.values() if p["input"] == kind]
+    return pd.DataFrame(found + [p for p in under[names[0]].values() if p["input"] == "colours"])

@@ -3,6 +3,7 @@
 Introduced in notebooks/backbone_comparison.ipynb.
 """
 
+import timeit
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -12,12 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib import discovery, materials, probes, reflections
+from lib import discovery, features, materials, probes, reflections
 from lib.backbone_report import pack
 from lib.data.movi import MoviDataset
 from lib.models import backbones
-from lib.models.backbones import Backbone, Tokens
-from lib.models.dinosaur import NORMS, ORIGINAL, Dinosaur, normalise, on_image
+from lib.models.backbones import Backbone
+from lib.models.dinosaur import NORMS, ORIGINAL, Dinosaur, on_image
+from lib.models.faults import Across, Projected
 from lib.scenes import Split
 from lib.training import Recipe, Run
 from lib.trials import Trials
@@ -44,44 +46,6 @@ THEIRS = {"area": 0.0, "diversity": 0.01, "sample": 0}
 #: `projected` predicts a random projection of the tokens to half their channels; `drifting` is trained to do so and
 #: trains that projection too, as the original did for CLIP.
 RECIPES = ("ours", "original", "projected", "drifting")
-
-
-class Projected(Dinosaur):
-    """Slots read, and predict, a projection of the tokens to half their channels; the target is detached.
-
-    Args:
-        feature_dim: channels C of a token, C / 2 after the projection.
-        trainable: learn the projection, through the inputs: then the target drifts.
-    """
-
-    def __init__(self, feature_dim: int, mean: Tensor | None = None, std: Tensor | None = None, *, trainable: bool):
-        super().__init__(feature_dim // 2, input_norm="none", target_norm="none")
-        self.mean = torch.zeros(feature_dim) if mean is None else mean.float().clone()
-        self.std = torch.ones(feature_dim) if std is None else std.float().clone()
-        self.reduce = nn.Linear(feature_dim, feature_dim // 2).requires_grad_(trainable)
-
-    def reduced(self, tokens: Tensor) -> Tensor:
-        """Tokens `[B, N, C]`, standardised, through the projection: `[B, N, C / 2]`."""
-        return self.reduce(normalise(tokens, "dataset", self.mean, self.std))
-
-    def target(self, tokens: Tensor) -> Tensor:
-        return self.reduced(tokens).detach()
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        return super().encode(self.reduced(tokens))
-
-
-class Across(Backbone):
-    """A transformer whose attention runs over the images of a batch, a place at a time, and not over places.
-
-    This is what the original's CLIP did: it handed `[N, B, C]` to blocks that expect `[B, N, C]`.
-    """
-
-    def _transformer(self, images: Tensor) -> Tokens:
-        net, patch = self.network, self.strides[0]
-        x = net.norm_pre(net._pos_embed(net.patch_embed(images))).transpose(0, 1)
-        tokens = net.blocks(x).transpose(0, 1)[:, net.num_prefix_tokens :]
-        return Tokens(tokens, (images.shape[-2] // patch, images.shape[-1] // patch))
 
 
 @lru_cache
@@ -113,6 +77,35 @@ def scenes(trials: Trials, backbone: str, name: str, every: int = 0) -> Split:
     step = every or (2 if name == "train" else trials.every)
     data = MoviDataset(trials.root, name, fields=("video", "segmentations"), frames=slice(None, None, step))
     return Split(data, network(backbone), SOURCES[backbone.partition(", ")[0]][1], GRID)
+
+
+@torch.no_grad()
+def tokens(backbone: str, images: Tensor) -> Tensor:
+    """Tokens of images `[B, 3, H, W]` in 0..1, on the study's grid: `[B, N, C]`; not kept."""
+    return features.tokens_of(network(backbone), images, SOURCES[backbone.partition(", ")[0]][1], GRID)
+
+
+def costs(names: list[str], images: Tensor, repeat: int = 3) -> dict[str, dict[str, float]]:
+    """Seconds for the tokens of images and for a training step on them, as shares of the first name's in this run.
+
+    And `backbone_parameters`, millions that are frozen.
+    """
+    found = {}
+    for name in names:
+        seen = tokens(name, images)
+        flat = seen.flatten(0, 1)
+        model = Dinosaur(seen.shape[-1], flat.mean(0), flat.std(0))
+        seconds = [
+            min(timeit.repeat(what, number=1, repeat=repeat))
+            for what in (
+                partial(tokens, name, images),
+                lambda model=model, seen=seen: discovery.objective(model, seen, discovery.Rules())[0].backward(),
+            )
+        ]
+        found[name] = {"time_tokens": seconds[0], "time_step": seconds[1]}
+        found[name]["backbone_parameters"] = sum(p.numel() for p in network(name).parameters()) / 1e6
+    first = dict(found[names[0]])
+    return {n: m | {k: m[k] / first[k] for k in ("time_tokens", "time_step")} for n, m in found.items()}
 
 
 @dataclass(frozen=True)
@@ -201,29 +194,36 @@ class Study:
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         }
 
-    def probed(self, model: nn.Module | None, backbone: str) -> dict[str, dict[str, float]]:
-        """Linear probes for each attribute, fitted on training scenes: of matched slots, or, without a model, of what
-        is under the true masks, tokens and mean colours."""
-        parts = {}
-        for split, every in ((self.trials.splits[0], 24), (self.trials.held_out, self.trials.every)):
+    def probed(self, model: nn.Module, backbone: str) -> dict[str, dict[str, float]]:
+        """Linear probes for each attribute on matched slots: fitted on training scenes, scored on held-out ones."""
+        train, test = ((self.held(model, backbone, *part)) for part in self._parts())
+        return _by_name(probes.probes({"slots": (train[0], test[0])}, train[1], test[1]))
+
+    def under_truth(self, backbone: str) -> dict[str, dict[str, float]]:
+        """The same of what is under the true masks: tokens and mean colours."""
+        found = []
+        for split, every in self._parts():
             data = scenes(self.trials, backbone, split, every)
-            pictures, truth = data.images()
-            table, tokens = self.objects(split, every), data.features.batch(slice(None))
-            if model is None:
-                maps = tokens.transpose(1, 2).unflatten(2, data.features.grid)
-                inputs = {"tokens": probes.under_truth(maps, truth, table)}
-                inputs["colours"] = probes.under_truth(pictures, truth, table)
-            else:
-                with torch.no_grad():
-                    torch.manual_seed(0)
-                    seen = model(tokens)
-                judged = materials.judge(on_image(seen.attention, truth.shape[-2:]), truth)
-                table, judged = table[(judged.matched >= 0).to_numpy()], judged[judged.matched >= 0]
-                inputs = {"slots": probes.under_slots(seen.slots, judged)}
-            parts[split] = (inputs, table)
-        (train, labels), (test, expected) = parts.values()
-        table = probes.probes({name: (train[name], test[name]) for name in train}, labels, expected)
-        return {f"{r.input} {r.attribute}": r._asdict() for r in table.itertuples(index=False)}
+            (pictures, truth), table = data.images(), self.objects(split, every)
+            maps = data.features.batch(slice(None)).transpose(1, 2).unflatten(2, data.features.grid)
+            found.append((*(probes.under_truth(x, truth, table) for x in (maps, pictures)), table))
+        train, test = found
+        inputs = {name: (train[i], test[i]) for i, name in enumerate(("tokens", "colours"))}
+        return _by_name(probes.probes(inputs, train[-1], test[-1]))
+
+    def held(self, model: nn.Module, backbone: str, split: str = "", every: int = 0) -> tuple[np.ndarray, pd.DataFrame]:
+        """Slots that hold an object `[m, D]`, matched on raw masks, and the objects' rows, of one split."""
+        data = scenes(self.trials, backbone, split or self.trials.held_out, every or self.trials.every)
+        truth, table = data.images()[1], self.objects(split, every)
+        with torch.no_grad():
+            torch.manual_seed(0)
+            seen = model(data.features.batch(slice(None)))
+        judged = materials.judge(on_image(seen.attention, truth.shape[-2:]), truth)
+        kept = (judged.matched >= 0).to_numpy()
+        return probes.under_slots(seen.slots, judged[kept]), table[kept]
+
+    def _parts(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        return (self.trials.splits[0], 24), (self.trials.held_out, self.trials.every)
 
     def objects(self, split: str = "", every: int = 0) -> pd.DataFrame:
         """`materials.objects_of` of a split, the held-out one if "", every so many frames."""
@@ -241,3 +241,7 @@ def norms(names: list[str], seeds: list[int], steps: int) -> list[dict[str, Any]
         for b in names
         for i, t in pairs
     ]
+
+
+def _by_name(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    return {f"{r.input} {r.attribute}": r._asdict() for r in table.itertuples(index=False)}
