@@ -1,0 +1,146 @@
+"""The backbone study: faults that do what they say and nothing else, grids, and rows that become effects."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib import backbone_report, backbone_study, discovery
+from lib.backbone_report import pack, unpack
+from lib.discovery import Rules
+from lib.models.faults import Projected
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+
+
+def changed(name, pictures):
+    """Which tokens of both images change when a patch of the first is edited."""
+    edited = pictures.clone()
+    edited[0, :, 64:72, 64:72] = 1 - edited[0, :, 64:72, 64:72]
+    return (backbone_study.tokens(name, edited) - backbone_study.tokens(name, pictures)).abs().amax(-1) > 1e-5
+
+
+def test_attention_across_the_batch_hears_the_neighbour_and_not_the_image(pictures):
+    right, wrong = (changed(n, pictures) for n in ("vit8_random", "vit8_random, attention across the batch"))
+    assert right[0].all() and not right[1].any()
+    place = 8 * 16 + 8
+    assert wrong[:, place].all() and wrong.sum() == 2
+
+
+def test_a_backbone_without_normalisation_reads_bare_pixels(pictures):
+    bare = backbone_study.network("vit8_random, no pixel normalisation")
+    assert bare.mean.eq(0).all() and bare.std.eq(1).all()
+    mended = backbone_study.network("vit8_random")
+    assert mended.mean.ne(0).all()
+    assert torch.equal(bare((pictures - mended.mean) / mended.std).tokens, mended(pictures).tokens)
+    assert bare.name != mended.name  # or the cache would give one the other's tokens
+
+
+@pytest.mark.parametrize("name", ["resnet7", "pixels, rotten", "vit8_random attention across the batch"])
+def test_unknown_backbones_and_faults_are_named(name):
+    with pytest.raises(ValueError, match="is no backbone"):
+        backbone_study.network(name)
+
+
+def test_a_cnn_has_no_attention_to_break():
+    with pytest.raises(ValueError, match="choose a transformer"):
+        backbone_study.network("pixels, attention across the batch")
+
+
+def test_a_projection_drifts_only_if_it_is_trained(split):
+    tokens = split(frames=3, step=4).features.batch(slice(None))
+    for trainable in (True, False):
+        torch.manual_seed(0)
+        net = Projected(4, trainable=trainable)
+        assert net.target(tokens).shape[-1] == 2 and not net.target(tokens).requires_grad
+        for sample in (0, 16):
+            discovery.objective(net, tokens, Rules(sample=sample))[0].backward()
+        gradient = net.reduce.weight.grad
+        assert (gradient is not None and gradient.abs().sum() > 0) == trainable
+
+
+def test_the_projection_reads_standardised_tokens(split):
+    data = split(frames=3, step=4)
+    tokens, net = data.features.batch(slice(None)), Projected(4, trainable=False)
+    before = net.target(tokens)
+    net.mean.copy_(data.features.mean)
+    net.std.copy_(data.features.std)
+    assert not torch.allclose(before, net.target(tokens))
+
+
+def test_every_normalisation_is_tried_on_each_side_with_the_other_fixed():
+    grid = backbone_study.norms(["a", "b"], [0, 1], 5)
+    assert len(grid) == 2 * 2 * 9 and len({str(g) for g in grid}) == len(grid)
+    assert all("dataset" in (g["input_norm"], g["target_norm"]) for g in grid)
+
+
+def test_text_holds_a_column():
+    values = pd.Series([0.1234, np.nan, 1.0, 0.0])
+    np.testing.assert_allclose(unpack(pack(values)), [0.123, np.nan, 1.0, 0.0])
+
+
+def row(backbone, seed, best, recipe="ours", course=((10, 2.0, 0.1), (20, 1.0, 0.5), (30, 1.5, 0.4))):
+    raw = dict.fromkeys((*backbone_report.MASKS, "loss"), 0.5)
+    texts = dict.fromkeys(("recall", "entropy", "mirror"), pack(pd.Series(best))) | {"best": pack(pd.Series(best))}
+    metrics = {
+        "raw": raw, "refined": raw, "train": {"loss": 0.4, "fg_ari": 0.6}, "validation_loss": 0.45, "threshold": 0.3,
+        "objects": texts, "probes": {"slots material": {"accuracy": 0.7, "input": "slots", "attribute": "material"}},
+        "course": [list(c) for c in course], "parameters": 10,
+    }  # fmt: skip
+    return {"params": {"backbone": backbone, "seed": seed, "recipe": recipe}, "metrics": metrics}
+
+
+OBJECTS = pd.DataFrame(
+    {
+        "scene": [0, 0, 1, 1, 2],
+        "mixed": [True] * 4 + [False],
+        "material": ["metal", "rubber"] * 2 + ["metal"],
+        "mistaken": ["rubber", "metal"] * 2 + ["metal"],
+    }
+)
+BEST = [0.2, 0.6, 0.2, 0.6, 1.0]
+
+
+def test_rows_become_runs_of_mixed_scenes():
+    (run,) = backbone_report.runs_of([row("a", 1, BEST)], OBJECTS)
+    assert run["config"] == "a" and run["seed"] == 1
+    m = run["metrics"]
+    assert (m["metal"], m["rubber"]) == pytest.approx((0.2, 0.6)) and m["gap"] == pytest.approx(0.1)
+
+
+def test_the_original_reading_of_materials_turns_the_sign():
+    tables = backbone_report.judged([row("a", s, BEST) for s in (0, 1)], OBJECTS)
+    found = backbone_report.material(tables).loc["a"]
+    assert found["effect"] == pytest.approx(-0.4) and found["by rank"] == pytest.approx(0.4)
+
+
+def test_the_best_loss_need_not_be_the_best_masks():
+    (run,) = backbone_report.chosen_by_loss([row("a", 0, [0.1] * 3, "drifting")])
+    assert run["config"] == "chosen by loss, a, drifting"
+    assert run["metrics"] == {"step": 20, "chosen": 0.5, "last": 0.4, "peak": 0.5}
+
+
+def test_single_runs_of_far_configurations_never_reverse_and_of_near_ones_do():
+    def runs(values):
+        return [
+            {"config": c, "seed": s, "metrics": {"fg_ari": v}} for c, vs in values.items() for s, v in enumerate(vs)
+        ]
+
+    assert backbone_report.reversals(runs({"a": [0.9, 0.8], "b": [0.1, 0.2]})) == 0
+    assert backbone_report.reversals(runs({"a": [0.9, 0.1], "b": [0.2, 0.3]})) == 0.5
+    assert np.isnan(backbone_report.reversals(runs({"a": [0.5], "b": [0.5]})))
+
+
+def test_effects_take_what_both_sides_have():
+    runs = [{"config": c, "seed": s, "metrics": {"x": v + s / 10}} for c, v in (("a", 1), ("b", 0)) for s in (0, 1)]
+    found = backbone_report.against(runs, {"up": (("a", "x"), ("b", "x")), "none": (("c", "x"), ("b", "x"))})
+    assert list(found) == ["up"] and found["up"]["difference"] == pytest.approx(1)
+
+
+def test_costs_are_shares_of_the_first(pictures):
+    found = backbone_study.costs(["vit8_random", "pixels"], pictures, repeat=1)
+    assert found["vit8_random"]["time_tokens"] == found["vit8_random"]["time_step"] == 1
+    assert found["pixels"]["backbone_parameters"] == 0 < found["vit8_random"]["backbone_parameters"] < 1
