@@ -34,7 +34,7 @@ def replay(house):
 def house(tmp_path):
     shutil.copytree(ROOT / "lib", tmp_path / "lib")
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    for name in ("checkpoints", "pyproject.toml"):
+    for name in ("checkpoints", "figures", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
