@@ -82,6 +82,16 @@ def slot_panels(image: Tensor, reconstruction: Tensor, masks: Tensor, pictures: 
     return shown + [picture(p * m + (1 - m)) for p, m in zip(pictures, masks, strict=True)]
 
 
+def components(tokens: Tensor) -> np.ndarray:
+    """First three principal components of standardised tokens `[n, N, C]`, as colours `[n, N, 3]` in 0..1."""
+    flat = (tokens - tokens.mean((0, 1))) / (tokens.std((0, 1)) + 1e-6)
+    _, axes = torch.linalg.eigh(flat.flatten(0, 1).T.double() @ flat.flatten(0, 1).double())  # the largest come last
+    axes = axes[:, -3:].flip(1).float()
+    colours = flat @ (axes * axes.sum(0).sign())
+    low, high = colours.flatten(0, 1).quantile(0.02, 0), colours.flatten(0, 1).quantile(0.98, 0)
+    return ((colours - low) / (high - low)).clamp(0, 1).numpy()
+
+
 def curves(
     axis: plt.Axes, histories: dict[str, list[list[dict[str, float]]]], metric: str, ylabel: str, log: bool = False
 ) -> None:

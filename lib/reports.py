@@ -1,6 +1,6 @@
-"""From the rows of ex_dino4's sweeps to its tables and pictures.
+"""From the rows of sweeps to tables and pictures.
 
-Introduced in notebooks/ex_dino4.ipynb.
+Introduced in notebooks/ex_dino4.ipynb; `budgets` in ex_comparison.
 """
 
 import matplotlib.pyplot as plt
@@ -118,6 +118,35 @@ def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:
     seeds = len({r["params"]["seed"] for r in some})
     axis.set(xlabel=label, xticks=seen.index, ylim=(0, 1), title=f"short trainings, {seeds} seeds")
     axis.grid(alpha=0.3)
+
+
+#: Of the measures that are not a share.
+UNITS = {"boundary_sharpness": " (1/px of 224)", "boundary_contrast": " (ratio)"}
+
+
+def budgets(summary: dict[str, dict], names: list[str], keys: list[str]) -> plt.Figure:
+    """Measures of configurations, mean and sd, a panel of two rows of four each; for `X_seconds` also `X_steps`.
+
+    Args:
+        summary: of `results.summarise`.
+        names: configurations, top to bottom; those that are no `X_seconds` were not trained, and are squares.
+    """
+    figure, axes = plt.subplots(2, 4, figsize=(11, 5.4), sharey=True, layout="constrained")
+    trained = [name.endswith("_seconds") for name in names]
+    for axis, key in zip(axes.flat, keys, strict=True):
+        for budget, colour, shift in (("seconds", plots.SLOTS[0], 0.12), ("steps", plots.SLOTS[3], -0.12)):
+            for y, name in enumerate(names):
+                value = summary.get(name.replace("_seconds", f"_{budget}"), {}).get(key)
+                if value and value["n"] and (budget == "seconds" or trained[y]):
+                    style = {"marker": "o" if trained[y] else "s", "color": colour, "ms": 5, "capsize": 2}
+                    axis.errorbar(value["mean"], -y - shift, xerr=np.nan_to_num(value["sd"]), **style)
+        axis.set_title(key + UNITS.get(key, ""), fontsize=8.5)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_yticks(-np.arange(len(names)), [n.removesuffix("_seconds") for n in names], fontsize=8)
+    for colour, label in ((plots.SLOTS[0], "same seconds, or not trained"), (plots.SLOTS[3], "same steps")):
+        axes[1, 3].plot([], [], "o", color=colour, label=label)
+    figure.legend(*axes[1, 3].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
+    return figure
 
 
 @torch.no_grad()

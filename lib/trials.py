@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from lib import ROOT, discovery, following, refine
@@ -104,23 +105,10 @@ class Trials:
         return found
 
     def untrained(self, control: str, seed: int) -> dict:
-        """A control that knows nothing of objects, raw, and drawn to the picture's edges.
-
-        `oracle_grid` is the truth itself on the token grid: the ceiling.
-        """
+        """A control of `control_masks`, raw, and drawn to the picture's edges."""
         test = self.scenes("ours", self.held_out)
         pictures, truth = test.images()
-        if control == "blocks":
-            masks = controls.blocks(len(truth), truth.shape[-1], 4)
-        elif control == "kmeans_rgb":
-            masks = controls.kmeans_rgb(pictures, 9, seed)
-        elif control == "kmeans_tokens":
-            tokens = (test.features.batch(slice(None)) - test.features.mean) / test.features.std
-            masks = controls.kmeans_rgb(tokens.transpose(1, 2).unflatten(2, test.features.grid), 9, seed)
-        elif control == "oracle_grid":
-            masks = adaptive_avg_pool2d(one_hot(truth, int(truth.max()) + 1).movedim(-1, 1).float(), 32)
-        else:
-            raise ValueError(f"control is {control!r}; choose blocks, kmeans_rgb, kmeans_tokens or oracle_grid")
+        masks = control_masks(control, test, seed)
         refined = refine.guided(masks, pictures)
         return {"raw": discovery.scores(masks, truth), "refined": discovery.scores(refined, truth)}
 
@@ -186,6 +174,24 @@ class Trials:
         seen = following.follow(model, videos, every)
         found = {stage: following.measure(seen, videos, every, **how) for stage, how in stages.items()}
         return {s: m[0] for s, m in found.items()} | {"frames": found["raw"][1], "threshold": threshold}
+
+
+def control_masks(name: str, split: Split, seed: int) -> Tensor:
+    """Masks `[n, K, h, w]` that know nothing of objects, or, as `oracle_grid`, the truth itself on the token grid.
+
+    `blocks` are 4 x 4; `kmeans_rgb` has nine clusters of colours, `kmeans_tokens` of standardised tokens.
+    """
+    pictures, truth = split.images()
+    if name == "blocks":
+        return controls.blocks(len(truth), truth.shape[-1], 4)
+    if name == "kmeans_rgb":
+        return controls.kmeans_rgb(pictures, 9, seed)
+    if name == "kmeans_tokens":
+        tokens = (split.features.batch(slice(None)) - split.features.mean) / split.features.std
+        return controls.kmeans_rgb(tokens.mT.unflatten(2, split.features.grid), 9, seed)
+    if name == "oracle_grid":
+        return adaptive_avg_pool2d(one_hot(truth).movedim(-1, 1).float(), split.features.grid)
+    raise ValueError(f"control is {name!r}; choose blocks, kmeans_rgb, kmeans_tokens or oracle_grid")
 
 
 def _peak_mb(reset: bool = False) -> float:

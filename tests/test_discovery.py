@@ -8,7 +8,6 @@ import torch
 
 from lib import discovery
 from lib.discovery import Rules
-from lib.features import Features
 from lib.models.dinosaur import Dinosaur
 from lib.training import Recipe
 
@@ -17,21 +16,8 @@ RECIPE = Recipe(3, batch=2, lr=1e-3, warmup=1)
 
 
 @pytest.fixture
-def data():
-    """Two scenes of three frames: a square on a floor, whose tokens differ from the floor's."""
-    truth = np.zeros((2, 3, 16, 16), np.uint8)
-    for t in range(3):
-        truth[:, t, 4:8, 4 * t : 4 * t + 4] = 1
-    shares = truth.reshape(2, 3, 8, 2, 8, 2).mean((3, 5)).reshape(2, 3, 64, 1)
-    tokens = (np.repeat(shares, 4, -1) * [1, 2, 3, 4]).astype(np.float16)
-    flat = torch.from_numpy(tokens.astype(np.float32)).flatten(0, 2)
-    features = Features(tokens, (8, 8), flat.mean(0), flat.std(0), {"grid": 8})
-    pictures = torch.from_numpy(truth).flatten(0, 1).float()[:, None].expand(-1, 3, -1, -1)
-
-    def images():
-        return pictures, torch.from_numpy(truth).flatten(0, 1).long()
-
-    return SimpleNamespace(features=features, images=images, fingerprint="abc", about={"grid": 8}, count=6, dim=4)
+def data(split):
+    return split(frames=3, step=4)
 
 
 def model(**changes):

@@ -7,30 +7,19 @@ import pytest
 import torch
 
 from lib import following, results
-from lib.features import Features
 from lib.following import Rules
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
 from lib.reports import bleeding_by_size, missed, over_scenes, runs_of
 from lib.training import Recipe
+from lib.trials import control_masks
 
 RECIPE = Recipe(3, batch=2, lr=1e-3, warmup=1)
 
 
 @pytest.fixture
-def scenes():
-    """Two videos of six frames: one square moves to the right, its tokens differ from the floor's."""
-    truth = np.zeros((2, 6, 16, 16), np.uint8)
-    for t in range(6):
-        truth[:, t, 4:8, 2 * t : 2 * t + 4] = 1
-    small = truth.reshape(2, 6, 8, 2, 8, 2).mean((3, 5))
-    tokens = np.repeat(small.reshape(2, 6, 64, 1), 4, -1).astype(np.float16) * [1, 2, 3, 4]
-    flat = torch.from_numpy(tokens.astype(np.float32)).flatten(0, 2)
-    features = Features(tokens.astype(np.float16), (8, 8), flat.mean(0), flat.std(0), {"grid": 8})
-    video = np.repeat(truth[..., None] * 255, 3, -1)
-    return SimpleNamespace(
-        features=features, truth=truth, video=video, fingerprint="abc", about={"grid": 8}, count=12, dim=4
-    )
+def scenes(split):
+    return split(frames=6, step=2)
 
 
 def model(**video):
@@ -137,3 +126,18 @@ def test_the_interval_over_scenes_is_that_of_independent_scenes():
     assert (high - low) / 2 == pytest.approx(1.96 * scene.std() / 20, rel=0.1)
     assert low < scene.mean() < high
     assert np.isfinite(over_scenes(np.append(scene, np.nan), 401)).all()
+
+
+@pytest.mark.parametrize(("name", "shape"), [("blocks", (16, 16, 16)), ("kmeans_rgb", (9, 16, 16))])
+def test_controls_have_their_segments(scenes, name, shape):
+    masks = control_masks(name, scenes, seed=0)
+    assert masks.shape == (12, *shape) and torch.allclose(masks.sum(1), torch.ones(12, *shape[1:]))
+
+
+def test_the_oracle_is_the_truth_on_the_token_grid(scenes):
+    masks, truth = control_masks("oracle_grid", scenes, seed=0), scenes.images()[1]
+    assert masks.shape == (12, 2, 8, 8)
+    assert torch.equal(masks[:, 1], torch.nn.functional.avg_pool2d(truth[:, None].float(), 2)[:, 0])
+    assert control_masks("kmeans_tokens", scenes, seed=0).shape[-2:] == (8, 8)
+    with pytest.raises(ValueError, match="'blokcs'; choose blocks"):
+        control_masks("blokcs", scenes, seed=0)

@@ -39,9 +39,9 @@ def problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
         found.append(f"names a path of a machine: {PATHS.search(json.dumps(notebook))[0]}")
     if "widgets" in notebook.metadata or "papermill" in notebook.metadata:
         found.append("metadata of a run (widgets or papermill)")
-    lines = sum(bool(line.strip()) for c in code for line in c.source.splitlines())
+    lines = sum(len(c.source.splitlines()) for c in code)
     if lines > 120:
-        found.append(f"{lines} lines of code, at most 120")
+        found.append(f"{lines} lines of code, counting blank ones, at most 120")
     pictures = [base64.b64decode(o.data["image/png"]) for o in outputs if "image/png" in o.get("data", {})]
     if not pictures or max(map(len, pictures)) > 300_000:
         found.append("no figure, or one over 300 KB")

@@ -57,6 +57,15 @@ def test_a_figure_of_few_colours_is_kept_exactly(tmp_path, shown):
     assert np.abs(pixels(tmp_path / "figures" / "a.png") - pixels(drawn)).max() <= 1
 
 
+def test_the_first_component_is_what_varies_most():
+    """Ten channels that all carry one number of a token: that number, bright for large, whatever its unit."""
+    values = torch.linspace(0, 1, 50)
+    tokens = (values[:, None] * torch.arange(1, 11) + 0.01 * torch.randn(50, 10, generator=torch.manual_seed(0)))[None]
+    found = plots.components(tokens)
+    assert found.shape == (1, 50, 3) and found.min() == 0 and found.max() == 1
+    assert np.corrcoef(found[0, :, 0], values)[0, 1] > 0.99
+
+
 def test_too_large_a_figure_leaves_nothing(tmp_path, shown):
     noise = np.random.default_rng(0).random((700, 700, 3))
     figure = plt.figure(figsize=(7, 7))

@@ -1,0 +1,34 @@
+"""What several tests share."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lib.features import Features
+
+
+@pytest.fixture
+def split():
+    """Makes a stand-in for `scenes.Split`, small enough to know the answer: `split(frames=6, step=2)`.
+
+    Two scenes: one square moves `step` pixels a frame to the right; its tokens differ from the floor's.
+    """
+
+    def make(frames: int, step: int) -> SimpleNamespace:
+        truth = np.zeros((2, frames, 16, 16), np.uint8)
+        for t in range(frames):
+            truth[:, t, 4:8, step * t : step * t + 4] = 1
+        shares = truth.reshape(2, frames, 8, 2, 8, 2).mean((3, 5)).reshape(2, frames, 64, 1)
+        tokens = (np.repeat(shares, 4, -1) * [1, 2, 3, 4]).astype(np.float16)
+        flat = torch.from_numpy(tokens.astype(np.float32)).flatten(0, 2)
+        features = Features(tokens, (8, 8), flat.mean(0), flat.std(0), {"grid": 8})
+        ids = torch.from_numpy(truth).flatten(0, 1)
+        pictures = ids.float()[:, None].expand(-1, 3, -1, -1)
+        return SimpleNamespace(
+            features=features, truth=truth, video=np.repeat(truth[..., None] * 255, 3, -1), fingerprint="abc",
+            images=lambda: (pictures, ids.long()), about={"grid": 8}, count=2 * frames, dim=4,
+        )  # fmt: skip
+
+    return make
