@@ -1,7 +1,9 @@
 """The same small transformer, frames and steps, three objectives: DINO, iBOT and CLIP; see lib/models/objectives.py.
 
-Introduced in notebooks/backbone_comparison.ipynb. Only the objective differs: initial weights, the frames of every
-step, the range of colours, the optimiser and its schedule are shared.
+Introduced in notebooks/backbone_comparison.ipynb. Initial weights, the frames of every step, the jitter, the optimiser
+and its schedule are shared. What an objective needs of an image is its own: CLIP one view of 96 px, DINO and iBOT two
+of 64 px and two of 48 px, so steps and frames are equal, computation is not. The committed weights are those of
+`train`'s defaults: 400 steps of 32 frames on one core of a CPU, far from what the published models had.
 """
 
 import math
