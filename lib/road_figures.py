@@ -35,6 +35,7 @@ def classes(splits: dict[str, Frames]) -> Figure:
     figure, axis = plt.subplots(figsize=(8.6, 2.8), layout="constrained")
     pd.DataFrame(found).plot.bar(ax=axis, logy=True, width=0.8, color=["#332288", "#88CCEE", "#CC6677"])
     axis.set(ylabel="% of pixels")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.17), ncols=3, frameon=False, fontsize=9)
     axis.grid(alpha=0.3, axis="y")
     return figure
 
