@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lib import ROOT, sweeps
+from lib.metrics.anomaly import KEYS
 from lib.metrics.effects import effect
 from lib.roads import Trials
 
@@ -23,7 +24,8 @@ FAULTS = {
     "judged on an augmented validation set": (("all", "own"), ("all", "clean")),
     "mean over batches of four": (("all", "clean_batch4"), ("all", "clean")),
 }
-#: The original's headline, its augmented run against its baseline, as it measured it, in two parts; and clean.
+#: The original's headline, its augmented run against its baseline, as it measured it, in two parts; the same models
+#: judged clean, because squashed frames favour those that were trained on squashed frames; and clean treatments.
 HEADLINE = {
     "its augmented run - its baseline, its way": (
         ("original_augmented", "squash_batch4"),
@@ -34,9 +36,16 @@ HEADLINE = {
         ("original_augmented", "squash_batch4"),
         ("original_mended", "squash_batch4"),
     ),
+    "the same, judged clean": (("original_augmented", "clean"), ("original_baseline", "clean")),
+    "of that, labels mended, clean": (("original_mended", "clean"), ("original_baseline", "clean")),
+    "of that, windows, colour and blur, clean": (("original_augmented", "clean"), ("original_mended", "clean")),
     "clean, all augmentations - none": (("all", "clean"), ("none", "clean")),
     "clean, true multi-scale - none": (("scale", "clean"), ("none", "clean")),
 }
+
+#: Columns of the table of scores: three protocols, and how sure the pooled ones are.
+PROTOCOLS = [f"{key}_{kind}" for kind in ("pooled", "per_image", "zagreb") for key in KEYS]
+PROTOCOLS += ["auroc_pooled_low", "auroc_pooled_high", "aupr_pooled_low", "aupr_pooled_high", "kinds_above_chance"]
 
 
 def sweep(fn: Callable[..., dict[str, Any]], trials: Trials, grid: list[dict[str, Any]]) -> list[sweeps.Row]:

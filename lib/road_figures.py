@@ -110,6 +110,25 @@ def switches(scores: Tensor, truth: Tensor) -> dict[str, float]:
     }
 
 
+def elsewhere(maps: dict[str, Tensor], truth: Tensor, known: dict[str, list[Tensor]]) -> pd.DataFrame:
+    """AUROC of the same anomalies against ordinary pixels of their own towns, and against those of validation frames.
+
+    Args:
+        maps: scores `[N, H, W]` of frames with anomalies, and truth; known: scores of validation frames, all ordinary.
+    """
+    counted, rows = truth != IGNORE, {}
+    positive = truth[counted] == ANOMALY
+    for name, scores in maps.items():
+        own, other = scores[counted], torch.stack(known[name]).flatten()
+        joined = torch.cat([own[positive], other])
+        curve = exact_curve(joined, torch.arange(len(joined)) < positive.sum())
+        rows[name] = {
+            "against towns of the test": measures.auroc(exact_curve(own, positive)),
+            "against validation": measures.auroc(curve),
+        }
+    return pd.DataFrame(rows).T.round(3)
+
+
 def ranked(scores: Tensor, truth: Tensor) -> dict[str, int]:
     """Which frames have the best, the median and the worst AUPR."""
     order = np.argsort(measures.evaluate(zip(scores, truth, strict=True), ANOMALY).images[:, 1])
