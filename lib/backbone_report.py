@@ -210,3 +210,23 @@ def probe_table(rows: list[dict], controls: list[dict], names: Sequence[str]) ->
         for kind, table in (("slots", slots[name]), ("tokens", under[name])):
             found += [p | {"input": f"{name}, {kind}"} for p in table.values() if p["input"] == kind]
     return pd.DataFrame(found + [p for p in under[names[0]].values() if p["input"] == "colours"])
+
+
+def report(
+    summary: dict[str, dict], cost: dict[str, dict[str, float]], paired: pd.DataFrame, digits: int = 3
+) -> pd.DataFrame:
+    """The table that the original ended with, means over seeds, and what it listed as next steps: ARI and diversity.
+
+    Args:
+        summary: of `results.summarise`; cost: of `backbone_study.costs`, in the table's order; paired: of `material`.
+    """
+    columns = {"train_loss": "train loss", "validation_loss": "validation loss", "loss": "test loss", "gap": "gap"}
+    columns |= {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO", "refined_fg_ari": "FG-ARI, refined"}
+    columns |= {"slot_diversity": "slot diversity", "metal": "metal IoU", "rubber": "rubber IoU"}
+    rows = {}
+    for name, spent in cost.items():
+        rows[name] = {label: summary[name][key]["mean"] for key, label in columns.items()}
+        rows[name] |= {"metal - rubber": paired.loc[name, "effect"], "time, tokens": spent["time_tokens"]}
+        rows[name] |= {"time, step": spent["time_step"], "frozen, M": spent["backbone_parameters"]}
+        rows[name]["trained, M"] = summary[name]["parameters"]["mean"] / 1e6
+    return pd.DataFrame(rows).T.round(digits)
