@@ -13,7 +13,7 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q tests
-	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 notebooks
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120 notebooks
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --LabApp.default_url="/lab/tree/notebooks/index.md?factory=Markdown%20Preview"

@@ -103,6 +103,15 @@ def test_switches_move_the_number_and_not_the_pixels(scene):
     assert far["AUPR, after a sigmoid"] < found["AUPR, steps"] - 0.1, "saturated scores do not"
 
 
+def test_the_same_anomalies_among_other_ordinary_pixels():
+    truth = torch.zeros(1, 2, 4, dtype=torch.long)
+    truth[0, 0, 0], truth[0, 1, 3] = ANOMALY, IGNORE
+    scores = torch.zeros(1, 2, 4)
+    scores[0, 0, 0], scores[0, 1, 3] = 1.0, 9.0  # void counts for nothing
+    found = road_figures.elsewhere({"a": scores}, truth, {"a": [torch.full((2, 4), 2.0), torch.zeros(2, 4)]})
+    assert found.loc["a"].tolist() == [1.0, 0.5]
+
+
 def test_figures(scene):
     scores, truth = scene
     cases, pictures, logits = road_figures.ranked(scores, truth), torch.rand(3, 3, 20, 30), torch.randn(3, 13, 20, 30)
