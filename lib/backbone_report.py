@@ -11,10 +11,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from lib import materials, plots
-from lib.collapse import effect
+from lib import discovery, materials, plots, pretraining, reflections
+from lib.collapse import effect, intervals
+from lib.metrics import controls
 
+ENTROPIES = (("entropy", "_entropy"), ("entropy_bright", "_entropy_bright"))
 MASKS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
 
 
@@ -50,7 +53,8 @@ def judged(rows: list[dict], objects: pd.DataFrame) -> dict[str, list[pd.DataFra
 def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of `Study.full` as runs for `results.write`: raw masks under their names, refined ones beside them.
 
-    `gap` is test loss minus training loss; `metal` and `rubber` are the mean IoU of objects of mixed scenes, refined.
+    `gap` is test loss minus training loss; `metal` and `rubber` are the mean IoU of objects of mixed scenes, refined,
+    `metal_alone` that of metal-only scenes, NaN where there are none.
     """
     runs, mixed = [], objects.mixed.to_numpy()
     metal = (objects.material == "metal").to_numpy()
@@ -59,14 +63,31 @@ def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
         metrics = m["raw"] | {f"refined_{k}": m["refined"][k] for k in MASKS}
         metrics |= {"train_loss": m["train"]["loss"], "validation_loss": m["validation_loss"]}
         metrics |= {"gap": m["raw"]["loss"] - m["train"]["loss"], "train_fg_ari": m["train"]["fg_ari"]}
-        for key, name in (("best", ""), ("recall", "_recall"), ("entropy", "_entropy"), ("mirror", "_mirror")):
+        for key, name in (("best", ""), ("recall", "_recall"), ("mirror", "_mirror"), *ENTROPIES):
             metrics |= {f"metal{name}": values[key][mixed & metal].mean()}
             metrics |= {f"rubber{name}": values[key][mixed & ~metal].mean()}
+        metrics |= {"metal_alone": values["best"][~mixed & metal].mean() if (~mixed & metal).any() else np.nan}
         metrics |= {f"probe {k.split()[1]}": p["accuracy"] for k, p in m["probes"].items()}
         metrics |= {"parameters": m["parameters"], "threshold": m["threshold"]}
         metrics = {k: float(v) for k, v in metrics.items()}
         runs.append({"config": name_of(row["params"]), "seed": row["params"]["seed"], "metrics": metrics})
     return runs
+
+
+def untrained_runs(rows: list[dict], objects: pd.DataFrame, truth: Tensor) -> list[dict[str, Any]]:
+    """Rows of `Study.untrained` as runs of "<backbone>, k-means", and "blocks", a 4 x 4 grid on truth `[n, H, W]`.
+
+    Probes are those of tokens under the true masks.
+    """
+    runs, mixed = [], objects.mixed.to_numpy()
+    for row in rows:
+        m, best = row["metrics"], unpack(row["metrics"]["objects"]["best"])
+        metrics = {k: m["raw"][k] for k in MASKS} | {f"refined_{k}": m["refined"][k] for k in MASKS}
+        metrics |= {n: float(best[mixed & (objects.material == n).to_numpy()].mean()) for n in ("metal", "rubber")}
+        metrics |= {f"probe {p['attribute']}": p["accuracy"] for p in m["probes"].values() if p["input"] == "tokens"}
+        runs.append({"config": f"{row['params']['backbone']}, k-means", "seed": 0, "metrics": metrics})
+    blocks = discovery.scores(controls.blocks(len(truth), truth.shape[-1], 4), truth)
+    return [*runs, {"config": "blocks", "seed": 0, "metrics": {k: blocks[k] for k in MASKS}}]
 
 
 def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
@@ -83,19 +104,22 @@ def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
 
 
 def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequence[str]) -> Figure:
-    """FG-ARI and mBO of every backbone (rows) under every normalisation of input and of target (columns)."""
-    figure, axes = plt.subplots(1, 4, figsize=(12, 0.36 * len(backbones) + 1.3), layout="constrained", sharey=True)
-    for axis, (key, kind) in zip(
-        axes, [(k, side) for k in ("fg_ari", "mbo") for side in ("input", "target")], strict=True
-    ):
-        table = pd.DataFrame(
-            {n: [_mean(summary, f"{b}, {kind} {n}", key) for b in backbones] for n in norms}, backbones
-        )
-        top = {"fg_ari": 0.7, "mbo": 0.4}[key]
-        options = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 7}, "cbar": False, "cmap": "cividis"}
-        sns.heatmap(table, ax=axis, vmin=0, vmax=top, **options)
-        axis.set_title(f"{label(key)}, {kind} normalised", fontsize=9)
-        axis.tick_params(labelsize=8)
+    """FG-ARI, mBO and loss of every backbone (rows) under every normalisation; input above, target below.
+
+    The loss has no colour: under another target it is measured in other units.
+    """
+    size = (10.5, 2 * (0.3 * len(backbones) + 0.9))
+    figure, axes = plt.subplots(2, 3, figsize=size, layout="constrained", sharey=True)
+    for line, side in zip(axes, ("input", "target"), strict=True):
+        for axis, (key, top) in zip(line, {"fg_ari": 0.7, "mbo": 0.4, "loss": None}.items(), strict=True):
+            table = pd.DataFrame(
+                {n: [_mean(summary, f"{b}, {side} {n}", key) for b in backbones] for n in norms}, backbones
+            )
+            style = {"cmap": "cividis", "vmin": 0, "vmax": top} if top else {"cmap": ["#f2f2f2"]}
+            style |= {"annot": True, "fmt": ".2f" if top else ".2g", "annot_kws": {"size": 7}, "cbar": False}
+            sns.heatmap(table, ax=axis, **style)
+            axis.set_title(f"{label(key)}, {side} normalised", fontsize=9)
+            axis.tick_params(labelsize=8)
     return figure
 
 
@@ -116,6 +140,32 @@ def against(runs: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str,
 
     found = {name: [values(*side) for side in sides] for name, sides in pairs.items()}
     return {name: effect(*sides) for name, sides in found.items() if all(sides)}
+
+
+def as_runs(kind: str, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table of effects as runs for `results.write`: "<kind> <row>"."""
+    return [{"config": f"{kind} {name}", "seed": 0, "metrics": dict(row)} for name, row in table.iterrows()]
+
+
+def between(
+    runs: list[dict], pairs: Sequence[tuple[str, str]], keys: Sequence[str] = ("fg_ari", "mbo")
+) -> pd.DataFrame:
+    """Effects of pairs (configuration, the one it is compared with), a row a pair and measure."""
+    sides = {f"{a} - {b}, {label(k)}": ((a, k), (b, k)) for k in keys for a, b in pairs}
+    return pd.DataFrame(against(runs, sides)).T
+
+
+def faults(runs: list[dict], faulty: str, plain: str) -> pd.DataFrame:
+    """Effects of the original's faults on FG-ARI: shown on one backbone, and on another for where it is measured."""
+    pairs = {
+        "attention across the batch": (f"{faulty}, attention across the batch", faulty),
+        "pixels not normalised": (f"{faulty}, no pixel normalisation", faulty),
+        "a target that is trained along": (f"{faulty}, drifting", f"{faulty}, projected"),
+        "the original's whole recipe": (f"{faulty}, original", faulty),
+    }
+    sides = {name: ((a, "fg_ari"), (b, "fg_ari")) for name, (a, b) in pairs.items()}
+    sides["measured on training scenes"] = ((plain, "train_fg_ari"), (plain, "fg_ari"))
+    return pd.DataFrame(against(runs, sides)).T
 
 
 def chosen_by_loss(rows: list[dict]) -> list[dict[str, Any]]:
@@ -145,6 +195,52 @@ def material(tables: dict[str, list[pd.DataFrame]], value: str = "best") -> pd.D
     return pd.DataFrame(rows).T
 
 
+def pooled(tables: list[pd.DataFrame], values: Sequence[str] = ("best", "recall")) -> pd.DataFrame:
+    """One table of objects with each value's mean over the seeds' tables."""
+    return tables[0].assign(**{v: sum(t[v] for t in tables) / len(tables) for v in values if v in tables[0]})
+
+
+def gallery(objects: pd.DataFrame, masks: Tensor, pictures: Tensor, truth: Tensor) -> pd.DataFrame:
+    """The metal objects that slots follow what they mirror most clearly, for `material_figures.cases`.
+
+    Args:
+        objects: `Study.objects()`; masks: `[n, K, H, W]`; pictures: `[n, 3, H, W]`; truth: `[n, H, W]`.
+    """
+    seen = objects.merge(reflections.reflections(masks, truth, pictures), on=["image", "id"])
+    clearest = reflections.clearest(seen[seen.material == "metal"])
+    return clearest.merge(materials.judge(masks, truth), on=["image", "id"])
+
+
+def more_so(
+    tables: dict[str, list[pd.DataFrame]], pairs: Sequence[tuple[str, str]], value: str = "best"
+) -> pd.DataFrame:
+    """Does one backbone help metal more than rubber, compared with another? `materials.over_seeds` of the differences.
+
+    Args:
+        tables: of `judged`; pairs: (backbone, the one it is compared with), the same number of seeds.
+    """
+    rows = {}
+    for name, base in pairs:
+        both = zip(tables[name], tables[base], strict=True)
+        rows[f"{name} - {base}"] = materials.over_seeds(
+            [a.assign(**{value: a[value] - b[value]}) for a, b in both], value
+        )
+    return pd.DataFrame(rows).T
+
+
+def ahead(runs: list[dict], names: Sequence[str], base: str, keys: Sequence[str] = ("fg_ari", "mbo")) -> Figure:
+    """How far each configuration is ahead of another, with Welch's 95 % interval over seeds."""
+    figure, axes = plt.subplots(
+        1, len(keys), figsize=(4.4 * len(keys), 0.3 * len(names) + 1), layout="constrained", sharey=True
+    )
+    compared = [(n, base) for n in names if n != base]
+    for axis, key in zip(np.atleast_1d(axes), keys, strict=True):
+        found = list(against(runs, {n: ((n, key), (base, key)) for n, _ in compared}).values())
+        far = max(abs(e[k]) for e in found for k in ("low", "high", "difference") if np.isfinite(e[k]))
+        intervals(axis, compared, found, f"{label(key)} minus that of {base}, 95 %", np.ceil(10 * far) / 10)
+    return figure
+
+
 def reversals(runs: list[dict], key: str = "fg_ari", margin: float = 0.02) -> float:
     """How often single runs order two configurations against their means, of pairs more than `margin` apart."""
     table = pd.DataFrame([{"config": r["config"], "value": r["metrics"][key]} for r in runs])
@@ -154,11 +250,15 @@ def reversals(runs: list[dict], key: str = "fg_ari", margin: float = 0.02) -> fl
     return float(wrong / sum(a.size * b.size for a, b in pairs)) if pairs else float("nan")
 
 
-def courses(rows: list[dict], panels: dict[str, list[str]]) -> Figure:
-    """FG-ARI on validation scenes (solid, left) and training loss, as a share of its first (dashed), over steps."""
+def courses(rows: list[dict], faulty: str) -> Figure:
+    """FG-ARI on validation scenes (solid) and training loss, as a share of its first (dashed), over steps."""
+    panels = {
+        "a target that is trained along": [f"{faulty}, projected", f"{faulty}, drifting"],
+        "the original's recipe": [faulty, f"{faulty}, original"],
+    }
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.1), layout="constrained", sharey=True)
-    for axis, (title, names) in zip(np.atleast_1d(axes), panels.items(), strict=True):
-        for colour, name in zip((plots.SLOTS[0], plots.SLOTS[3], plots.SLOTS[2]), names, strict=False):
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for colour, name in zip((plots.SLOTS[0], plots.SLOTS[3]), names, strict=True):
             found = [np.array(r["metrics"]["course"], float) for r in rows if name_of(r["params"]) == name]
             if not found:
                 continue
@@ -167,9 +267,9 @@ def courses(rows: list[dict], panels: dict[str, list[str]]) -> Figure:
             axis.plot(course[:, 0], course[:, 1] / course[0, 1], color=colour, linestyle="--", linewidth=1)
         axis.set(xlabel="optimiser steps", ylim=(0, 1.25))
         axis.set_title(title, fontsize=9)
-        axis.legend(fontsize=7, loc="lower right")
+        axis.legend(fontsize=7, loc="upper right")
         axis.grid(alpha=0.3)
-    np.atleast_1d(axes)[0].set_ylabel("FG-ARI; loss / first (dashed)")
+    axes[0].set_ylabel("FG-ARI; loss / first (dashed)")
     return figure
 
 
@@ -186,10 +286,12 @@ def seeds(runs: list[dict], names: Sequence[str], key: str = "fg_ari") -> Figure
     return figure
 
 
-def pretrainings(histories: dict[str, list[dict[str, float]]]) -> Figure:
-    """Loss of each pretraining over its steps, an axis each: the losses are not of one kind."""
-    figure, axes = plt.subplots(1, len(histories), figsize=(3.4 * len(histories), 2.6), layout="constrained")
-    for axis, (name, history) in zip(np.atleast_1d(axes), histories.items(), strict=True):
+def pretrainings() -> Figure:
+    """Loss of each committed pretraining over its steps, an axis each: the losses are not of one kind."""
+    names = pretraining.OBJECTIVES
+    figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 2.6), layout="constrained")
+    for axis, name in zip(np.atleast_1d(axes), names, strict=True):
+        history = pretraining.train(name).history
         axis.plot([r["step"] for r in history], [r["loss"] for r in history], color=plots.SLOTS[0])
         axis.set(xlabel="optimiser steps", ylabel="loss, nats")
         axis.set_title(name, fontsize=9)
@@ -197,14 +299,14 @@ def pretrainings(histories: dict[str, list[dict[str, float]]]) -> Figure:
     return figure
 
 
-def probe_table(rows: list[dict], controls: list[dict], names: Sequence[str]) -> pd.DataFrame:
+def probe_table(rows: list[dict], untrained: list[dict], names: Sequence[str]) -> pd.DataFrame:
     """What `material_figures.probe_bars` draws: probes of slots (the first seed's) and of tokens, and of colours once.
 
     Args:
-        rows: of `Study.full`; controls: of `Study.under_truth`.
+        rows: of `Study.full`; untrained: of `Study.untrained`.
     """
     slots = {name_of(r["params"]): r["metrics"]["probes"] for r in reversed(rows)}
-    under = {r["params"]["backbone"]: r["metrics"] for r in controls}
+    under = {r["params"]["backbone"]: r["metrics"]["probes"] for r in untrained}
     found = []
     for name in names:
         for kind, table in (("slots", slots[name]), ("tokens", under[name])):

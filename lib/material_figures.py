@@ -3,6 +3,7 @@
 Introduced in notebooks/backbone_comparison.ipynb.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -75,17 +76,18 @@ def _point(axis: plt.Axes, row, y: float, colour: str, marker: str, face: str, l
 
 
 def against(
-    objects: pd.DataFrame, value: str = "best", by: Sequence[str] = ("distance bin", "hidden bin", "area bin")
+    objects: pd.DataFrame,
+    values: Sequence[str] = ("best", "recall"),
+    by: Sequence[str] = ("distance bin", "hidden bin", "area bin", "size"),
 ) -> Figure:
-    """One measure of metal and rubber against what else differs between objects, with intervals and counts.
+    """Measures (rows) of metal and rubber against what else differs between objects, with intervals and counts.
 
     Args:
         objects: judged and `materials.binned`; hand in mixed scenes alone to compare like with like.
     """
-    figure, axes = plt.subplots(
-        1, len(by), figsize=(3.3 * len(by), 3.3), layout="constrained", sharey=True, squeeze=False
-    )
-    for axis, column in zip(axes[0], by, strict=True):
+    size = (2.7 * len(by), 2.7 * len(values) + 0.5)
+    figure, axes = plt.subplots(len(values), len(by), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axis, (value, column) in zip(axes.flat, itertools.product(values, by), strict=True):
         groups = materials.means(objects, value, [column, "material"])
         names = (
             list(objects[column].cat.categories) if hasattr(objects[column], "cat") else sorted(set(objects[column]))
@@ -96,13 +98,16 @@ def against(
             spread = np.abs(rows[["low", "high"]].T.to_numpy(float) - rows["mean"].to_numpy(float))
             small = {"ha": "center", "fontsize": 7, "transform": axis.get_xaxis_transform()}
             style = {"color": PAINT[material], "capsize": 3, "marker": "o"}
-            axis.errorbar(x, rows["mean"], spread, label=material if column == by[0] else None, **style)
+            axis.errorbar(x, rows["mean"], spread, label=material if axis is axes[0, 0] else None, **style)
             for at, count in zip(x, rows["objects"], strict=True):
                 axis.text(at, 0.06 if material == "metal" else 0.01, f"{count:.0f}", color=PAINT[material], **small)
-        axis.set(xticks=range(len(names)), xlabel=LABELS.get(column, column), ylim=(0, 1))
+        axis.set(xticks=range(len(names)), ylim=(0, 1))
+        if value == values[-1]:
+            axis.set_xlabel(LABELS.get(column, column))
         axis.set_xticklabels(names, fontsize=8)
         axis.grid(alpha=0.3, axis="y")
-    axes[0, 0].set_ylabel(f"{LABELS.get(value, value)}\nmean and 95 %; objects below")
+    for axis, value in zip(axes[:, 0], values, strict=True):
+        axis.set_ylabel(f"{LABELS.get(value, value)}\nmean and 95 %; objects below")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
@@ -182,15 +187,20 @@ def probe_bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def normalisations(tokens: Tensor, mean: Tensor, std: Tensor, channels: dict[str, int], picture: Tensor) -> Figure:
-    """Channels of one image's tokens under every normalisation, sd over places in the titles; a colour scale a column.
+def compared(pictures: Tensor, masks: dict[str, Tensor]) -> Figure:
+    """A row a picture `[n, 3, H, W]`: the picture and the slots of each of several models, masks `[n, K, H, W]`."""
+    rows = [[plots.picture(p), *(plots.overlay(p, m[i]) for m in masks.values())] for i, p in enumerate(pictures)]
+    return plots.grid(rows, ["picture", *masks])
+
+
+def normalisations(tokens: Tensor, mean: Tensor, std: Tensor, picture: Tensor) -> Figure:
+    """The loudest and the quietest channel of one image's tokens under every normalisation, a colour scale a column.
 
     Args:
-        tokens: `[N, C]` of the image; mean, std: of the data set, `[C]`.
-        channels: a row each, for example one that says much and one that says nothing.
-        picture: `[3, H, W]`, shown first.
+        tokens: `[N, C]` of the image; mean, std: of the data set, `[C]`; picture: `[3, H, W]`, shown first.
     """
     side = int(len(tokens) ** 0.5)
+    channels = {"loudest channel": int(std.argmax()), "quietest channel": int(std.argmin())}
     found = {how: normalise(tokens[None], how, mean, std)[0] for how in NORMS}
     limit = {how: float(values[:, list(channels.values())].abs().max()) for how, values in found.items()}
     size = (1.55 * (len(NORMS) + 1), 1.75 * len(channels) + 0.3)

@@ -84,7 +84,9 @@ def test_text_holds_a_column():
 
 def row(backbone, seed, best, recipe="ours", course=((10, 2.0, 0.1), (20, 1.0, 0.5), (30, 1.5, 0.4))):
     raw = dict.fromkeys((*backbone_report.MASKS, "loss"), 0.5)
-    texts = dict.fromkeys(("recall", "entropy", "mirror"), pack(pd.Series(best))) | {"best": pack(pd.Series(best))}
+    texts = dict.fromkeys(("recall", "entropy", "entropy_bright", "mirror"), pack(pd.Series(best))) | {
+        "best": pack(pd.Series(best))
+    }
     metrics = {
         "raw": raw, "refined": raw, "train": {"loss": 0.4, "fg_ari": 0.6}, "validation_loss": 0.45, "threshold": 0.3,
         "objects": texts, "probes": {"slots material": {"accuracy": 0.7, "input": "slots", "attribute": "material"}},
@@ -108,6 +110,7 @@ def test_rows_become_runs_of_mixed_scenes():
     (run,) = backbone_report.runs_of([row("a", 1, BEST)], OBJECTS)
     assert run["config"] == "a" and run["seed"] == 1
     m = run["metrics"]
+    assert m["metal_alone"] == 1
     assert (m["metal"], m["rubber"]) == pytest.approx((0.2, 0.6)) and m["gap"] == pytest.approx(0.1)
 
 
@@ -115,6 +118,14 @@ def test_the_original_reading_of_materials_turns_the_sign():
     tables = backbone_report.judged([row("a", s, BEST) for s in (0, 1)], OBJECTS)
     found = backbone_report.material(tables).loc["a"]
     assert found["effect"] == pytest.approx(-0.4) and found["by rank"] == pytest.approx(0.4)
+
+
+def test_a_backbone_that_helps_metal_alone_helps_it_more():
+    helped = [0.5, 0.6, 0.5, 0.6, 1.0]
+    rows = [row(n, s, best) for s in (0, 1) for n, best in (("a", helped), ("b", BEST), ("c", [0.9] * 5))]
+    found = backbone_report.more_so(backbone_report.judged(rows, OBJECTS), [("a", "b"), ("c", "b")])
+    assert found.loc["a - b", "effect"] == pytest.approx(0.3)  # rubber is as it was
+    assert found.loc["c - b", "effect"] == pytest.approx(0.4)  # 0.7 for metal, 0.3 for rubber
 
 
 def test_the_best_loss_need_not_be_the_best_masks():

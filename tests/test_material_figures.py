@@ -35,10 +35,11 @@ def test_figures_of_objects():
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["dinov2", "clip"]
     assert figure.axes[0].get_xlabel() == "best IoU of an object, mean and 95 %"
     figure = material_figures.against(found)
-    assert [a.get_xlabel() for a in figure.axes] == [
+    assert [a.get_xlabel() for a in figure.axes] == [""] * 4 + [
         "pixels to the next object",
         "share hidden by others",
         "visible pixels",
+        "size",
     ]
     counts = [int(t.get_text()) for t in figure.axes[0].texts]
     assert sum(counts) == len(found)
@@ -71,8 +72,8 @@ def test_figures_of_vectors():
     named = {t.get_text() for t in figure.legends[0].get_texts()}
     assert named == {"commonest class", "balanced accuracy", "slots", "tokens"}
     tokens, mean = torch.randn(16, 3) * torch.tensor([1.0, 5.0, 0.1]) + 2, torch.full((3,), 2.0)
-    figure = material_figures.normalisations(tokens, mean, mean, {"much": 1, "nothing": 2}, torch.rand(3, 8, 8))
-    assert len(figure.axes) == 12 and figure.axes[6].get_ylabel() == "nothing\nchannel 2"
+    figure = material_figures.normalisations(tokens, mean, tokens.std(0), torch.rand(3, 8, 8))
+    assert len(figure.axes) == 12 and figure.axes[6].get_ylabel() == "quietest channel\nchannel 2"
     assert figure.axes[5].get_title().startswith("image\nsd 0.9") and figure.axes[11].get_title().startswith(
         "image\nsd 0.9"
     )

@@ -176,4 +176,10 @@ def _labels(truth: ArrayLike, predicted: ArrayLike) -> tuple[NDArray, NDArray]:
         raise ValueError(f"labels differ in shape: {truth.shape} and {predicted.shape}")
     if truth.size == 0:
         raise ValueError("labels are empty")
-    return truth.ravel(), predicted.ravel()
+    return _narrow(truth.ravel()), _narrow(predicted.ravel())
+
+
+def _narrow(labels: NDArray) -> NDArray:
+    # Most of the time of every measure is the sorting of labels, several times faster in two bytes than in eight.
+    narrow = labels.astype(np.int16)
+    return narrow if np.array_equal(narrow, labels) else labels
