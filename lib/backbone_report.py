@@ -63,6 +63,7 @@ def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
         metrics = m["raw"] | {f"refined_{k}": m["refined"][k] for k in MASKS}
         metrics |= {"train_loss": m["train"]["loss"], "validation_loss": m["validation_loss"]}
         metrics |= {"gap": m["raw"]["loss"] - m["train"]["loss"], "train_fg_ari": m["train"]["fg_ari"]}
+        metrics |= {"train_mbo": m["train"]["mbo"]}
         for key, name in (("best", ""), ("recall", "_recall"), ("mirror", "_mirror"), *ENTROPIES):
             metrics |= {f"metal{name}": values[key][mixed & metal].mean()}
             metrics |= {f"rubber{name}": values[key][mixed & ~metal].mean()}
@@ -75,17 +76,18 @@ def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def untrained_runs(rows: list[dict], objects: pd.DataFrame, truth: Tensor) -> list[dict[str, Any]]:
-    """Rows of `Study.untrained` as runs of "<backbone>, k-means", and "blocks", a 4 x 4 grid on truth `[n, H, W]`.
+    """Rows of `Study.untrained` as runs, and "blocks", a 4 x 4 grid on truth `[n, H, W]`.
 
-    Probes are those of tokens under the true masks.
+    "<backbone>, k-means" are clusters of tokens, scored; "<backbone>, tokens" are probes of tokens under true masks.
     """
     runs, mixed = [], objects.mixed.to_numpy()
     for row in rows:
         m, best = row["metrics"], unpack(row["metrics"]["objects"]["best"])
         metrics = {k: m["raw"][k] for k in MASKS} | {f"refined_{k}": m["refined"][k] for k in MASKS}
         metrics |= {n: float(best[mixed & (objects.material == n).to_numpy()].mean()) for n in ("metal", "rubber")}
-        metrics |= {f"probe {p['attribute']}": p["accuracy"] for p in m["probes"].values() if p["input"] == "tokens"}
-        runs.append({"config": f"{row['params']['backbone']}, k-means", "seed": 0, "metrics": metrics})
+        probed = {f"probe {p['attribute']}": p["accuracy"] for p in m["probes"].values() if p["input"] == "tokens"}
+        for kind, found in (("k-means", metrics), ("tokens", probed)):
+            runs.append({"config": f"{row['params']['backbone']}, {kind}", "seed": 0, "metrics": found})
     blocks = discovery.scores(controls.blocks(len(truth), truth.shape[-1], 4), truth)
     return [*runs, {"config": "blocks", "seed": 0, "metrics": {k: blocks[k] for k in MASKS}}]
 
@@ -156,15 +158,16 @@ def between(
 
 
 def faults(runs: list[dict], faulty: str, plain: str) -> pd.DataFrame:
-    """Effects of the original's faults on FG-ARI: shown on one backbone, and on another for where it is measured."""
+    """Effects of the original's faults, a row a fault and measure: shown on one backbone, or, of scenes, on another."""
     pairs = {
         "attention across the batch": (f"{faulty}, attention across the batch", faulty),
         "pixels not normalised": (f"{faulty}, no pixel normalisation", faulty),
         "a target that is trained along": (f"{faulty}, drifting", f"{faulty}, projected"),
         "the original's whole recipe": (f"{faulty}, original", faulty),
     }
-    sides = {name: ((a, "fg_ari"), (b, "fg_ari")) for name, (a, b) in pairs.items()}
-    sides["measured on training scenes"] = ((plain, "train_fg_ari"), (plain, "fg_ari"))
+    keys = ("fg_ari", "mbo")
+    sides = {f"{name}, {label(k)}": ((a, k), (b, k)) for name, (a, b) in pairs.items() for k in keys}
+    sides |= {f"measured on training scenes, {label(k)}": ((plain, f"train_{k}"), (plain, k)) for k in keys}
     return pd.DataFrame(against(runs, sides)).T
 
 

@@ -187,9 +187,9 @@ class Study:
     def full(self, backbone: str, seed: int, steps: int, recipe: str = "ours") -> dict[str, Any]:
         """Everything about one model: masks raw, merged and refined; losses; its course; each object; its slots.
 
-        `train_` measures are of one frame of each training scene. `objects` are columns of `materials.judge` and
-        `reflections.reflections` for `objects_of`'s rows, as text (`unpack`): `best` and `recall` of refined masks,
-        the others of raw ones. `probes` read attributes from slots, matched on raw masks.
+        `train` is measured on as many training images, at the same moments of their videos. `objects` are columns of
+        `materials.judge` and `reflections.reflections` for `objects_of`'s rows, as text (`unpack`): `best` and
+        `recall` of refined masks, the others of raw ones. `probes` read attributes from slots, matched on raw masks.
         """
         model = self.run(backbone, seed, steps, recipe)
         history, model, kind = model.history, model.model, "decoder" if recipe == "original" else "attention"
@@ -201,7 +201,9 @@ class Study:
         values, watched = (discovery.masks_of(model, x, np.arange(x.count))[1] for x in (test, validation))
         row["raw"] |= {k: float(v.mean()) for k, v in values.items()}
         row["validation_loss"] = float(watched["loss"].mean())
-        seen = discovery.measure(model, scenes(self.trials, backbone, "train", 24), kind=kind)
+        train = scenes(self.trials, backbone, "train")  # every second frame of a video
+        moments = np.arange(train.count).reshape(len(train.truth), -1)[:, :: max(self.trials.every // 2, 1)]
+        seen = discovery.measure(model, train, moments.ravel()[: test.count], kind)
         row["train"] = {k: float(np.nanmean(v)) for k, v in seen.items()}
         judged, mirrored = (
             materials.judge(found["refined"], truth),

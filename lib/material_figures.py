@@ -168,7 +168,7 @@ def slot_map(
 def probe_bars(table: pd.DataFrame) -> Figure:
     """Accuracies of `probes.probes`, a group an attribute, a bar an input, diamonds balanced; lines: the majority."""
     inputs, attributes = list(dict.fromkeys(table["input"])), list(dict.fromkeys(table["attribute"]))
-    figure, axis = plt.subplots(figsize=(1.9 * len(attributes) + 1.2, 3.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(1.9 * len(attributes) + 1.2, 3 + 0.1 * len(inputs)), layout="constrained")
     width = 0.8 / len(inputs)
     for k, name in enumerate(inputs):
         rows = table[table["input"] == name].set_index("attribute").loc[attributes]
@@ -183,7 +183,7 @@ def probe_bars(table: pd.DataFrame) -> Figure:
     axis.set(xticks=range(len(attributes)), xticklabels=[LABELS.get(a, a) for a in attributes], ylim=(0, 1))
     axis.set_ylabel("accuracy on objects of\nunseen scenes, 95 %")
     axis.grid(alpha=0.3, axis="y")
-    figure.legend(loc="outside lower center", ncols=len(inputs) + 2, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

@@ -88,7 +88,8 @@ def row(backbone, seed, best, recipe="ours", course=((10, 2.0, 0.1), (20, 1.0, 0
         "best": pack(pd.Series(best))
     }
     metrics = {
-        "raw": raw, "refined": raw, "train": {"loss": 0.4, "fg_ari": 0.6}, "validation_loss": 0.45, "threshold": 0.3,
+        "raw": raw, "refined": raw, "train": {"loss": 0.4, "fg_ari": 0.6, "mbo": 0.5}, "validation_loss": 0.45,
+        "threshold": 0.3,
         "objects": texts, "probes": {"slots material": {"accuracy": 0.7, "input": "slots", "attribute": "material"}},
         "course": [list(c) for c in course], "parameters": 10,
     }  # fmt: skip
@@ -149,6 +150,71 @@ def test_effects_take_what_both_sides_have():
     runs = [{"config": c, "seed": s, "metrics": {"x": v + s / 10}} for c, v in (("a", 1), ("b", 0)) for s in (0, 1)]
     found = backbone_report.against(runs, {"up": (("a", "x"), ("b", "x")), "none": (("c", "x"), ("b", "x"))})
     assert list(found) == ["up"] and found["up"]["difference"] == pytest.approx(1)
+
+
+def test_pairs_are_compared_in_every_measure():
+    values = {"a": 0.9, "b": 0.1}
+    runs = [
+        {"config": c, "seed": s, "metrics": {"fg_ari": v + s / 100, "mbo": v - s / 100}}
+        for c, v in values.items()
+        for s in (0, 1, 2)
+    ]
+    table = backbone_report.between(runs, [("a", "b")])
+    assert list(table.index) == ["a - b, FG-ARI", "a - b, mBO"]
+    assert table.difference.to_numpy() == pytest.approx(0.8)
+    assert table.loc["a - b, FG-ARI", "low"] < 0.8 < table.loc["a - b, FG-ARI", "high"]
+    (first, _) = backbone_report.as_runs("difference", table)
+    assert first["config"] == "difference a - b, FG-ARI" and first["metrics"]["difference"] == pytest.approx(0.8)
+
+
+def test_a_fault_is_measured_against_the_same_backbone_without_it():
+    names = ("a", "a, attention across the batch", "a, drifting", "a, projected", "a, original")
+    runs = [
+        {
+            "config": c,
+            "seed": s,
+            "metrics": {"fg_ari": k + s / 10, "train_fg_ari": k + 0.5 + s / 10, "mbo": -s, "train_mbo": -s},
+        }
+        for k, c in enumerate(names)
+        for s in (0, 1)
+    ]
+    found = backbone_report.faults(runs, "a", "a").difference.round(6)
+    assert found.filter(like="FG-ARI").to_dict() == {
+        "attention across the batch, FG-ARI": 1, "a target that is trained along, FG-ARI": -1,
+        "the original's whole recipe, FG-ARI": 4, "measured on training scenes, FG-ARI": 0.5,
+    }  # fmt: skip
+    assert (found.filter(like="mBO") == 0).all() and len(found) == 8
+
+
+def test_k_means_and_blocks_are_runs_too():
+    metrics = {"raw": dict.fromkeys(backbone_report.MASKS, 0.5), "refined": dict.fromkeys(backbone_report.MASKS, 0.6)}
+    metrics |= {"objects": {"best": pack(pd.Series(BEST))}}
+    metrics["probes"] = {n: {"input": n, "attribute": "material", "accuracy": 0.7} for n in ("tokens", "colours")}
+    truth = torch.zeros(1, 16, 16, dtype=torch.long)
+    truth[:, :4, :4] = 1
+    runs = backbone_report.untrained_runs([{"params": {"backbone": "a"}, "metrics": metrics}], OBJECTS, truth)
+    assert [r["config"] for r in runs] == ["a, k-means", "a, tokens", "blocks"]
+    assert runs[0]["metrics"]["metal"] == pytest.approx(0.2) and runs[1]["metrics"] == {"probe material": 0.7}
+    assert runs[2]["metrics"]["mbo"] == 1  # the object is one of the blocks
+
+
+def test_seeds_are_averaged_object_by_object():
+    tables = [OBJECTS.assign(best=BEST), OBJECTS.assign(best=[0.4] * 5)]
+    np.testing.assert_allclose(backbone_report.pooled(tables).best, [0.3, 0.5, 0.3, 0.5, 0.7])
+
+
+def test_the_grid_has_every_backbone_and_the_faults_of_one():
+    grid = backbone_study.grid(["a", "b"], [0, 1, 2], "b", [0], 7)
+    assert len(grid) == 2 * 3 + 2 + 3 and all(g["steps"] == 7 for g in grid)
+    assert {"backbone": "b", "seed": 0, "steps": 7, "recipe": "original"} in grid
+    assert {"backbone": "b, no pixel normalisation", "seed": 0, "steps": 7} in grid
+
+
+def test_an_edit_is_counted_where_it_is_heard(pictures):
+    names = ["vit8_random", "vit8_random, attention across the batch"]
+    found = backbone_study.edited(names, pictures)
+    assert found.loc[names[0]].to_list() == [256, 0]
+    assert found.loc[names[1]].to_list() == [1, 1]
 
 
 def test_costs_are_shares_of_the_first(pictures):
