@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from lib import discovery, materials, plots, pretraining, reflections
 from lib.collapse import effect, intervals
 from lib.metrics import controls
 
-ENTROPIES = (("entropy", "_entropy"), ("entropy_bright", "_entropy_bright"))
+#: What a row says of each object.
+COLUMNS = ("best", "recall", "mirror", "lured", "entropy", "entropy_bright")
 MASKS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
 
 
@@ -54,7 +56,7 @@ def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of `Study.full` as runs for `results.write`: raw masks under their names, refined ones beside them.
 
     `gap` is test loss minus training loss; `metal` and `rubber` are the mean IoU of objects of mixed scenes, refined,
-    `metal_alone` that of metal-only scenes, NaN where there are none.
+    `metal_alone` that of metal-only scenes, NaN where there are none; `probe` the balanced accuracy of an attribute.
     """
     runs, mixed = [], objects.mixed.to_numpy()
     metal = (objects.material == "metal").to_numpy()
@@ -64,11 +66,12 @@ def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
         metrics |= {"train_loss": m["train"]["loss"], "validation_loss": m["validation_loss"]}
         metrics |= {"gap": m["raw"]["loss"] - m["train"]["loss"], "train_fg_ari": m["train"]["fg_ari"]}
         metrics |= {"train_mbo": m["train"]["mbo"]}
-        for key, name in (("best", ""), ("recall", "_recall"), ("mirror", "_mirror"), *ENTROPIES):
-            metrics |= {f"metal{name}": values[key][mixed & metal].mean()}
-            metrics |= {f"rubber{name}": values[key][mixed & ~metal].mean()}
+        for key in COLUMNS:
+            name = "" if key == "best" else f"_{key}"
+            metrics |= {f"metal{name}": np.nanmean(values[key][mixed & metal])}
+            metrics |= {f"rubber{name}": np.nanmean(values[key][mixed & ~metal])}
         metrics |= {"metal_alone": values["best"][~mixed & metal].mean() if (~mixed & metal).any() else np.nan}
-        metrics |= {f"probe {k.split()[1]}": p["accuracy"] for k, p in m["probes"].items()}
+        metrics |= {f"probe {k.split()[1]}": p["balanced"] for k, p in m["probes"].items()}
         metrics |= {"parameters": m["parameters"], "threshold": m["threshold"]}
         metrics = {k: float(v) for k, v in metrics.items()}
         runs.append({"config": name_of(row["params"]), "seed": row["params"]["seed"], "metrics": metrics})
@@ -85,7 +88,7 @@ def untrained_runs(rows: list[dict], objects: pd.DataFrame, truth: Tensor) -> li
         m, best = row["metrics"], unpack(row["metrics"]["objects"]["best"])
         metrics = {k: m["raw"][k] for k in MASKS} | {f"refined_{k}": m["refined"][k] for k in MASKS}
         metrics |= {n: float(best[mixed & (objects.material == n).to_numpy()].mean()) for n in ("metal", "rubber")}
-        probed = {f"probe {p['attribute']}": p["accuracy"] for p in m["probes"].values() if p["input"] == "tokens"}
+        probed = {f"probe {p['attribute']}": p["balanced"] for p in m["probes"].values() if p["input"] == "tokens"}
         for kind, found in (("k-means", metrics), ("tokens", probed)):
             runs.append({"config": f"{row['params']['backbone']}, {kind}", "seed": 0, "metrics": found})
     blocks = discovery.scores(controls.blocks(len(truth), truth.shape[-1], 4), truth)
@@ -99,7 +102,7 @@ def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
         p = row["params"]
         kinds = [("input", p["input_norm"])] * (p["target_norm"] == "dataset")
         kinds += [("target", p["target_norm"])] * (p["input_norm"] == "dataset")
-        for kind, norm in kinds:
+        for kind, norm in kinds or [("both", p["input_norm"])]:
             config = f"{p['backbone']}, {kind} {norm}"
             runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"]})
     return runs
@@ -108,14 +111,17 @@ def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
 def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequence[str]) -> Figure:
     """FG-ARI, mBO and loss of every backbone (rows) under every normalisation; input above, target below.
 
-    The loss has no colour: under another target it is measured in other units.
+    The last column has "image" on both sides and is the same above and below. The loss has no colour: under another
+    target it is measured in other units.
     """
     size = (10.5, 2 * (0.3 * len(backbones) + 0.9))
     figure, axes = plt.subplots(2, 3, figsize=size, layout="constrained", sharey=True)
     for line, side in zip(axes, ("input", "target"), strict=True):
         for axis, (key, top) in zip(line, {"fg_ari": 0.7, "mbo": 0.4, "loss": None}.items(), strict=True):
             table = pd.DataFrame(
-                {n: [_mean(summary, f"{b}, {side} {n}", key) for b in backbones] for n in norms}, backbones
+                {n: [_mean(summary, f"{b}, {side} {n}", key) for b in backbones] for n in norms}
+                | {"image,\nboth": [_mean(summary, f"{b}, both image", key) for b in backbones]},
+                backbones,
             )
             style = {"cmap": "cividis", "vmin": 0, "vmax": top} if top else {"cmap": ["#f2f2f2"]}
             style |= {"annot": True, "fmt": ".2f" if top else ".2g", "annot_kws": {"size": 7}, "cbar": False}
@@ -127,7 +133,9 @@ def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequenc
 
 def label(key: str) -> str:
     """The field's name of a measure."""
-    return {"fg_ari": "FG-ARI", "mbo": "mBO", "ari": "ARI", "miou": "mIoU"}.get(key, key)
+    plain = key.removeprefix("refined_")
+    name = {"fg_ari": "FG-ARI", "mbo": "mBO", "ari": "ARI", "miou": "mIoU"}.get(plain, plain)
+    return f"{name}, refined" if plain != key else name
 
 
 def _mean(summary: dict[str, dict], config: str, key: str) -> float:
@@ -157,18 +165,51 @@ def between(
     return pd.DataFrame(against(runs, sides)).T
 
 
+#: What faults are measured by.
+MEASURES = ("fg_ari", "mbo", "refined_fg_ari", "refined_mbo")
+
+
 def faults(runs: list[dict], faulty: str, plain: str) -> pd.DataFrame:
-    """Effects of the original's faults, a row a fault and measure: shown on one backbone, or, of scenes, on another."""
+    """Effects of the original's faults, a row a fault and measure: shown on one backbone, or, of scenes, on another.
+
+    Training scenes against held-out ones are compared model by model: the interval is Student's of the differences.
+    """
     pairs = {
         "attention across the batch": (f"{faulty}, attention across the batch", faulty),
         "pixels not normalised": (f"{faulty}, no pixel normalisation", faulty),
         "a target that is trained along": (f"{faulty}, drifting", f"{faulty}, projected"),
         "the original's whole recipe": (f"{faulty}, original", faulty),
     }
-    keys = ("fg_ari", "mbo")
-    sides = {f"{name}, {label(k)}": ((a, k), (b, k)) for name, (a, b) in pairs.items() for k in keys}
-    sides |= {f"measured on training scenes, {label(k)}": ((plain, f"train_{k}"), (plain, k)) for k in keys}
-    return pd.DataFrame(against(runs, sides)).T
+    sides = {f"{name}: {label(k)}": ((a, k), (b, k)) for name, (a, b) in pairs.items() for k in MEASURES}
+    found = against(runs, sides)
+    for key in ("fg_ari", "mbo"):
+        d = [r["metrics"][f"train_{key}"] - r["metrics"][key] for r in runs if r["config"] == plain]
+        low, high = ttest_1samp(d, 0).confidence_interval() if len(d) > 1 else (np.nan, np.nan)
+        found[f"measured on training scenes: {label(key)}"] = {"difference": np.mean(d), "low": low, "high": high}
+    return pd.DataFrame(found).T
+
+
+def fault_effects(table: pd.DataFrame) -> Figure:
+    """The rows of `faults`, a panel a measure; filled where the interval leaves zero out."""
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(11.5, 2.4), layout="constrained", sharey=True, sharex=True)
+    names = list(dict.fromkeys(name.split(": ")[0] for name in table.index))
+    for axis, key in zip(axes, MEASURES, strict=True):
+        for y, name in enumerate(names):
+            if f"{name}: {label(key)}" in table.index:
+                row = table.loc[f"{name}: {label(key)}"]
+                sure = row["low"] > 0 or row["high"] < 0
+                axis.plot([row["low"], row["high"]], [y, y], color=plots.SLOTS[0])
+                axis.plot(row["difference"], y, "o", color=plots.SLOTS[0], mfc=plots.SLOTS[0] if sure else "white")
+        axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+        axis.set_xlabel(f"change of {label(key)}, 95 %", fontsize=9)
+        axis.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def threshold(rows: list[dict], name: str, seed: int) -> float:
+    """The threshold of `refine.merge` that was chosen for one training."""
+    return next(r["metrics"]["threshold"] for r in rows if name_of(r["params"]) == name and r["params"]["seed"] == seed)
 
 
 def chosen_by_loss(rows: list[dict]) -> list[dict[str, Any]]:
@@ -254,7 +295,7 @@ def reversals(runs: list[dict], key: str = "fg_ari", margin: float = 0.02) -> fl
 
 
 def courses(rows: list[dict], faulty: str) -> Figure:
-    """FG-ARI on validation scenes (solid) and training loss, as a share of its first (dashed), over steps."""
+    """FG-ARI on validation scenes (solid), training loss of the last 100 steps as a share of its first (dashed)."""
     panels = {
         "a target that is trained along": [f"{faulty}, projected", f"{faulty}, drifting"],
         "the original's recipe": [faulty, f"{faulty}, original"],
@@ -327,11 +368,11 @@ def report(
     """
     columns = {"train_loss": "train loss", "validation_loss": "validation loss", "loss": "test loss", "gap": "gap"}
     columns |= {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO", "refined_fg_ari": "FG-ARI, refined"}
-    columns |= {"slot_diversity": "slot diversity", "metal": "metal IoU", "rubber": "rubber IoU"}
+    columns |= {"slot_diversity": "slot diversity (cosine)", "metal": "metal IoU", "rubber": "rubber IoU"}
     rows = {}
     for name, spent in cost.items():
         rows[name] = {label: summary[name][key]["mean"] for key, label in columns.items()}
-        rows[name] |= {"metal - rubber": paired.loc[name, "effect"], "time, tokens": spent["time_tokens"]}
+        rows[name] |= {"metal - rubber, by scene": paired.loc[name, "effect"], "time, tokens": spent["time_tokens"]}
         rows[name] |= {"time, step": spent["time_step"], "frozen, M": spent["backbone_parameters"]}
         rows[name]["trained, M"] = summary[name]["parameters"]["mean"] / 1e6
     return pd.DataFrame(rows).T.round(digits)

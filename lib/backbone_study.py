@@ -190,6 +190,7 @@ class Study:
         `train` is measured on as many training images, at the same moments of their videos. `objects` are columns of
         `materials.judge` and `reflections.reflections` for `objects_of`'s rows, as text (`unpack`): `best` and
         `recall` of refined masks, the others of raw ones. `probes` read attributes from slots, matched on raw masks.
+        The masks of "original" are its decoder's, which it was judged by; all others are those of attention.
         """
         model = self.run(backbone, seed, steps, recipe)
         history, model, kind = model.history, model.model, "decoder" if recipe == "original" else "attention"
@@ -209,10 +210,10 @@ class Study:
             materials.judge(found["refined"], truth),
             reflections.reflections(found["raw"], truth, pictures),
         )
-        columns = judged[["best", "recall"]].join(mirrored[["mirror", "entropy", "entropy_bright"]])
+        columns = judged[["best", "recall"]].join(mirrored[["mirror", "lured", "entropy", "entropy_bright"]])
         return row | {
             "threshold": threshold,
-            "course": [[r["step"], round(r["loss"], 4), round(r["fg_ari"], 4)] for r in history if "fg_ari" in r],
+            "course": course(history),
             "objects": {name: pack(columns[name]) for name in columns},
             "probes": self.probed(model, backbone),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -265,6 +266,22 @@ class Study:
         return materials.objects_of((data[i] for i in range(len(data))), frames)
 
 
+def course(history: list[dict[str, float]], steps: int = 100) -> list[list[float]]:
+    """Step, training loss and FG-ARI of every checkpoint that was watched; the loss is a mean over the last `steps`.
+
+    One batch alone says which scenes were drawn: batches are those of the seed, whatever is trained on them.
+    """
+    return [
+        [
+            r["step"],
+            round(float(np.mean([o["loss"] for o in history if r["step"] - steps < o["step"] <= r["step"]])), 4),
+            round(r["fg_ari"], 4),
+        ]
+        for r in history
+        if "fg_ari" in r
+    ]
+
+
 def grid(backbones: list[str], seeds: list[int], faulty: str, few_seeds: list[int], steps: int) -> list[dict[str, Any]]:
     """The trainings of `Study.full`: every backbone, and the faults and recipes of one of them with fewer seeds."""
     found = [{"backbone": b, "seed": s, "steps": steps} for s in seeds for b in backbones]
@@ -275,8 +292,11 @@ def grid(backbones: list[str], seeds: list[int], faulty: str, few_seeds: list[in
 
 
 def norms(names: list[str], seeds: list[int], steps: int) -> list[dict[str, Any]]:
-    """The grid of the normalisation sweep: the input changed with the target on "dataset", and the other way round."""
-    pairs = [(n, "dataset") for n in NORMS] + [("dataset", n) for n in NORMS if n != "dataset"]
+    """The grid of the normalisation sweep: the input changed with the target on "dataset", and the other way round.
+
+    And "image" on both sides, which is what the original did.
+    """
+    pairs = [(n, "dataset") for n in NORMS] + [("dataset", n) for n in NORMS if n != "dataset"] + [("image", "image")]
     return [
         {"backbone": b, "seed": s, "steps": steps, "input_norm": i, "target_norm": t}
         for s in seeds
