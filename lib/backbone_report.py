@@ -68,8 +68,8 @@ def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
         metrics |= {"train_mbo": m["train"]["mbo"]}
         for key in COLUMNS:
             name = "" if key == "best" else f"_{key}"
-            metrics |= {f"metal{name}": np.nanmean(values[key][mixed & metal])}
-            metrics |= {f"rubber{name}": np.nanmean(values[key][mixed & ~metal])}
+            metrics |= {f"metal{name}": pd.Series(values[key][mixed & metal]).mean()}
+            metrics |= {f"rubber{name}": pd.Series(values[key][mixed & ~metal]).mean()}
         metrics |= {"metal_alone": values["best"][~mixed & metal].mean() if (~mixed & metal).any() else np.nan}
         metrics |= {f"probe {k.split()[1]}": p["balanced"] for k, p in m["probes"].items()}
         metrics |= {"parameters": m["parameters"], "threshold": m["threshold"]}
@@ -96,7 +96,10 @@ def untrained_runs(rows: list[dict], objects: pd.DataFrame, truth: Tensor) -> li
 
 
 def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
-    """Rows of `Study.short` as runs; what is on "dataset" is both an input and a target."""
+    """Rows of `Study.short` as runs; what is on "dataset" is both an input and a target.
+
+    And "all, <side> <normalisation>", the mean over backbones.
+    """
     runs = []
     for row in rows:
         p = row["params"]
@@ -105,6 +108,9 @@ def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
         for kind, norm in kinds or [("both", p["input_norm"])]:
             config = f"{p['backbone']}, {kind} {norm}"
             runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"]})
+    means = pd.DataFrame([{"name": r["config"].split(", ")[1], "seed": r["seed"]} | r["metrics"] for r in runs])
+    for (name, seed), row in means.groupby(["name", "seed"]).mean().iterrows():
+        runs.append({"config": f"all, {name}", "seed": int(seed), "metrics": dict(row)})
     return runs
 
 
@@ -180,23 +186,23 @@ def faults(runs: list[dict], faulty: str, plain: str) -> pd.DataFrame:
         "a target that is trained along": (f"{faulty}, drifting", f"{faulty}, projected"),
         "the original's whole recipe": (f"{faulty}, original", faulty),
     }
-    sides = {f"{name}: {label(k)}": ((a, k), (b, k)) for name, (a, b) in pairs.items() for k in MEASURES}
+    sides = {f"{name}, {label(k)}": ((a, k), (b, k)) for name, (a, b) in pairs.items() for k in MEASURES}
     found = against(runs, sides)
     for key in ("fg_ari", "mbo"):
         d = [r["metrics"][f"train_{key}"] - r["metrics"][key] for r in runs if r["config"] == plain]
         low, high = ttest_1samp(d, 0).confidence_interval() if len(d) > 1 else (np.nan, np.nan)
-        found[f"measured on training scenes: {label(key)}"] = {"difference": np.mean(d), "low": low, "high": high}
+        found[f"measured on training scenes, {label(key)}"] = {"difference": np.mean(d), "low": low, "high": high}
     return pd.DataFrame(found).T
 
 
 def fault_effects(table: pd.DataFrame) -> Figure:
     """The rows of `faults`, a panel a measure; filled where the interval leaves zero out."""
     figure, axes = plt.subplots(1, len(MEASURES), figsize=(11.5, 2.4), layout="constrained", sharey=True, sharex=True)
-    names = list(dict.fromkeys(name.split(": ")[0] for name in table.index))
+    names = list(dict.fromkeys(name.split(", ")[0] for name in table.index))
     for axis, key in zip(axes, MEASURES, strict=True):
         for y, name in enumerate(names):
-            if f"{name}: {label(key)}" in table.index:
-                row = table.loc[f"{name}: {label(key)}"]
+            if f"{name}, {label(key)}" in table.index:
+                row = table.loc[f"{name}, {label(key)}"]
                 sure = row["low"] > 0 or row["high"] < 0
                 axis.plot([row["low"], row["high"]], [y, y], color=plots.SLOTS[0])
                 axis.plot(row["difference"], y, "o", color=plots.SLOTS[0], mfc=plots.SLOTS[0] if sure else "white")

@@ -78,6 +78,15 @@ def test_every_normalisation_is_tried_on_each_side_with_the_other_fixed():
     assert all((g["input_norm"], g["target_norm"]) == ("image", "image") for g in others) and len(others) == 2 * 2
 
 
+def test_what_is_standard_is_input_and_target_and_backbones_are_averaged():
+    rows = [
+        {"params": g, "metrics": {"mbo": float(g["backbone"] == "b")}} for g in backbone_study.norms(["a", "b"], [0], 5)
+    ]
+    runs = {r["config"]: r["metrics"]["mbo"] for r in backbone_report.norm_runs(rows)}
+    assert {"a, input dataset", "a, target dataset", "b, both image", "b, input image"} <= set(runs)
+    assert runs["b, target token"] == 1 and runs["all, target token"] == 0.5 and len(runs) == 3 * 11
+
+
 def test_text_holds_a_column():
     values = pd.Series([0.1234, np.nan, 1.0, 0.0])
     np.testing.assert_allclose(unpack(pack(values)), [0.123, np.nan, 1.0, 0.0])
@@ -178,13 +187,13 @@ def test_a_fault_is_measured_against_the_same_backbone_without_it():
         run["metrics"] |= {"fg_ari": value, "train_fg_ari": value + 0.5 + run["seed"] / 100}
     found = backbone_report.faults(runs, "a", "a")
     assert found.difference.filter(regex="FG-ARI$").round(6).to_dict() == {
-        "attention across the batch: FG-ARI": 1, "a target that is trained along: FG-ARI": -1,
-        "the original's whole recipe: FG-ARI": 4, "measured on training scenes: FG-ARI": 0.505,
+        "attention across the batch, FG-ARI": 1, "a target that is trained along, FG-ARI": -1,
+        "the original's whole recipe, FG-ARI": 4, "measured on training scenes, FG-ARI": 0.505,
     }  # fmt: skip
     assert (found.difference.filter(like="mBO") == 0).all()
     # The same models on other scenes: what models differ in is no noise.
-    assert found.loc["measured on training scenes: FG-ARI", "low"] > 0.4
-    assert found.loc["attention across the batch: FG-ARI", "low"] < 0.7
+    assert found.loc["measured on training scenes, FG-ARI", "low"] > 0.4
+    assert found.loc["attention across the batch, FG-ARI", "low"] < 0.7
     figure = backbone_report.fault_effects(found)
     assert [a.get_xlabel() for a in figure.axes][2] == "change of FG-ARI, refined, 95 %"
 
