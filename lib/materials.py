@@ -169,9 +169,11 @@ def paired(objects: pd.DataFrame, value: str) -> dict[str, float]:
 
     Returns:
         `effect`, `low`, `high` (95 %, scenes drawn), `wilcoxon` (signed ranks) and `permutation` (signs flipped at
-        random), two-sided p values, and `scenes`, how many there are.
+        random), two-sided p values, and `scenes`, how many there are; with fewer than two all else is NaN.
     """
     d = scene_differences(objects, value).to_numpy()
+    if len(d) < 2:
+        return dict.fromkeys(("effect", "low", "high", "wilcoxon", "permutation"), float("nan")) | {"scenes": len(d)}
     low, high = np.quantile(_draws(len(d)) @ d / len(d), (0.025, 0.975))
     flipped = permutation_test((d,), np.mean, permutation_type="samples", n_resamples=9999, vectorized=True, rng=0)
     p = wilcoxon(d).pvalue if d.any() else 1.0

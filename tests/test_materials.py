@@ -182,3 +182,10 @@ def test_what_is_due_to_area_is_not_put_down_to_the_material():
         0.1
     )
     assert list(found.index) == ["metal, alone", *materials.TERMS]
+
+
+def test_what_no_scene_measures_is_nan():
+    table = pd.DataFrame({"scene": [0, 0, 1, 1], "material": ["metal", "rubber"] * 2, "best": [np.nan] * 4})
+    found = materials.paired(table, "best")
+    assert np.isnan(found["effect"]) and found["scenes"] == 0
+    assert np.isnan(materials.over_seeds([table, table], "best")["low"])
