@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: results test lab
+.PHONY: results test lab readme
 .DELETE_ON_ERROR:
 
 results: .venv/ready
@@ -14,6 +14,10 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q tests
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120 notebooks
+
+# The numbers in README, log and notebooks, from figures/results.
+readme: .venv/ready
+	$(BIN)/python -m lib.results
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --LabApp.default_url="/lab/tree/notebooks/index.md?factory=Markdown%20Preview"

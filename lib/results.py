@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -105,6 +106,42 @@ def read(notebook: str, folder: Path | None = None) -> dict[str, Any]:
     return json.loads(path.read_text(), parse_constant=float)
 
 
+#: A number, perhaps with a deviation, and the marker after it that says which value of which results file it is.
+QUOTE = re.compile(r"([+−-]?)(\d+(?:\.(\d+))?)(%?)( ± \d+(?:\.\d+)?%?)?<!-- ([^<>|]+) -->")
+
+
+def refill(text: str, notebook: str | None = None, folder: Path = ROOT) -> str:
+    """Markdown whose quoted numbers are those of the results files: `0.78 ± 0.00<!-- ex_dino4/ours/fg_ari -->`.
+
+    The marker names results file, configuration and metric, or the keys to any other value; inside the text of a
+    `notebook` its own name is left out. Digits, a plus sign and percent stay as they were written.
+
+    Raises:
+        ValueError: a marker that follows no number, or names no value of the files in `folder`; it says which.
+    """
+
+    def refilled(match: re.Match) -> str:
+        sign, _, decimals, percent, spread, key = match.groups()
+        parts, scale = key.split("/"), 100 if percent else 1
+        own = notebook and not (folder / "figures" / "results" / f"{parts[0]}.json").exists()
+        try:
+            document = read(*((notebook, folder) if own else (parts.pop(0), folder)))
+            value = document.get("summary", {}) if parts[0] in document.get("summary", {}) else document
+            for part in parts:
+                value = value[part]
+            summary = value if isinstance(value, dict) else {"mean": value}
+            numbers = [scale * summary[k] for k in ("mean", "sd")[: 2 if spread else 1]]
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{match[0]} names no value of {folder}/figures/results ({error!r})") from error
+        plus = "+" if sign == "+" else ""
+        texts = [f"{n:{s}.{len(decimals or '')}f}{percent}" for n, s in zip(numbers, (plus, ""), strict=False)]
+        return f"{' ± '.join(texts).replace('-', sign if sign == '−' else '-')}<!-- {key} -->"
+
+    if unquoted := re.findall(r"\S*\s?<!-- .*? -->", QUOTE.sub("", text)):
+        raise ValueError(f"a marker must follow a number at once and hold no bar: {unquoted[0]}")
+    return QUOTE.sub(refilled, text)
+
+
 def check(name: str, value: float, expected: float, atol: float) -> None:
     """Print a verdict that reads the same on every machine, so that nbval can compare it; a regression changes it.
 
@@ -138,3 +175,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
+
+
+if __name__ == "__main__":
+    for path in (ROOT / "README.md", ROOT / "log.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))):
+        text = path.read_text()
+        if path.suffix == ".ipynb":
+            document = json.loads(text)
+            for cell in document["cells"]:
+                if cell["cell_type"] == "markdown":
+                    cell["source"] = refill("".join(cell["source"]), path.stem).splitlines(keepends=True)
+            filled = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+        else:
+            filled = refill(text)
+        if filled != text:
+            path.write_text(filled)
+            print(f"refilled {path.relative_to(ROOT)}")

@@ -3,7 +3,9 @@
 import json
 import math
 import re
+from pathlib import Path
 
+import mistune
 import pytest
 
 from lib import ROOT, preflight, results
@@ -61,24 +63,56 @@ def test_a_claim_says_when_it_no_longer_holds(capsys):
     assert capsys.readouterr().out == "slots beat blocks: holds\nslots beat blocks: NO LONGER HOLDS\n"
 
 
-QUOTE = re.compile(r"([−-]?\d+(?:\.\d+)?)\s*<!-- (figures/results/\w+\.json):(\S+) -->")
+DOCUMENTS = ["README.md", "log.md", *(f"notebooks/{n}.ipynb" for n in preflight.series())]
 
 
-def text_of(document: str) -> str:
+def markdown(document: str) -> list[str]:
+    """The Markdown of a file: the whole, or cell by cell."""
     if document.endswith(".md"):
-        return (ROOT / document).read_text()
-    cells = json.loads((ROOT / document).read_text())["cells"]
-    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        return [(ROOT / document).read_text()]
+    return [
+        "".join(c["source"]) for c in json.loads((ROOT / document).read_text())["cells"] if c["cell_type"] == "markdown"
+    ]
 
 
-@pytest.mark.parametrize("document", ["README.md", "log.md", *(f"notebooks/{n}.ipynb" for n in preflight.series())])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_numbers_in_documents_are_those_of_the_files(document):
-    """A measured number is followed by `<!-- figures/results/x.json:path|to|value -->`, which says where it is from."""
-    quotes = QUOTE.findall(text_of(document))
-    assert quotes, f"{document} quotes no results file"
-    for number, file, path in quotes:
-        value = json.loads((ROOT / file).read_text())
-        for key in path.split("|"):
-            value = value[key]
-        digits = len(number.partition(".")[2])
-        assert f"{value:.{digits}f}" == number.replace("−", "-"), f"{document}: {file}:{path} is {value}, not {number}"
+    """`make readme` refills them; every marker is matched, or `refill` raises."""
+    notebook = Path(document).stem if document.endswith(".ipynb") else None
+    texts = markdown(document)
+    assert sum(t.count("<!--") for t in texts), f"{document} quotes no results file"
+    for text in texts:
+        for line, again in zip(text.splitlines(), results.refill(text, notebook).splitlines(), strict=True):
+            assert line == again
+
+
+def test_every_number_is_refilled(tmp_path):
+    folder = tmp_path / "figures" / "results"
+    folder.mkdir(parents=True)
+    summary = {"ours, long": {"loss %": {"mean": -0.1234, "sd": 0.05, "n": 3}}}
+    (folder / "a.json").write_text(json.dumps({"summary": summary, "params": {"steps": 800}}))
+    text = "0<!-- a/params/steps --> | -9.99 ± 1.00<!-- a/ours, long/loss % -->, +999%<!-- a/ours, long/loss %/sd -->"
+    said = "800<!-- a/params/steps --> | -0.12 ± 0.05<!-- a/ours, long/loss % -->, +5%<!-- a/ours, long/loss %/sd -->"
+    assert results.refill(text, None, tmp_path) == said
+    assert results.refill("1.0<!-- ours, long/loss % -->", "a", tmp_path) == "-0.1<!-- ours, long/loss % -->"
+    assert results.refill("−1.0<!-- ours, long/loss % -->", "a", tmp_path) == "−0.1<!-- ours, long/loss % -->"
+
+
+@pytest.mark.parametrize(
+    "text", ["1<!-- a/b -->", "1 <!-- ex_slot1/params/steps -->", "1<!-- ex_slot1/params|steps -->"]
+)
+def test_a_marker_that_names_nothing_is_refused(text):
+    with pytest.raises(ValueError, match="names no value|must follow a number"):
+        results.refill(text)
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "data/README.md", "notebooks/index.md"])
+def test_no_comment_shows_when_rendered(document):
+    """Tables of GitHub-flavoured Markdown split at `|`, also inside a comment."""
+    rendered = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "task_lists", "url"])
+    for text in markdown(document):
+        html = re.sub("<!--.*?-->", "", rendered(text), flags=re.S)
+        shown = re.sub("<code>.*?</code>", "", html, flags=re.S)
+        assert not re.search("<!--|-->|&lt;!--|--&gt;", shown), document
+        rows = [line for line in text.splitlines() if re.match(r"\s*\|[\s:|-]+\|\s*$", line)]
+        assert html.count("<table>") == len(rows), f"{document}: a table is not rendered as one"
