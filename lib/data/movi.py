@@ -6,21 +6,18 @@ Introduced in notebooks/ex_dino1.ipynb; materials in notebooks/backbone_comparis
 """
 
 import hashlib
-import io
 import operator
-import struct
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from lib import ROOT
 from lib.data import DataError
+from lib.data.photos import MOST_PIXELS, open_image, open_label
 from lib.data.shards import cached, find_shards, index_shards, remedy, stamp
 from lib.data.tfrecord import decode_example, read_record
 
@@ -42,8 +39,6 @@ FIELDS = {
 _CLASSES = {"material": MATERIALS, "shape": SHAPES, "size": SIZES, "color": COLORS}
 _BULK = ("depth", "normal", "object_coordinates", "forward_flow", "backward_flow")
 _METADATA = tuple(f"metadata/{name}" for name in ("video_name", "num_frames", "num_instances", "height", "width"))
-# Everything that Pillow is known to raise on bytes that are not the image they claim to be.
-_NOT_AN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +65,8 @@ class Scene:
         every material behind a hidden object, which is what the original study did.
 
         Raises:
-            DataError: the attribute was not loaded. IndexError: an id that the scene does not have.
+            DataError: the attribute was not loaded, or ids that are no integers.
+            IndexError: an id that the scene does not have.
         """
         values = getattr(self, attribute, None) if attribute in _CLASSES else None
         if values is None:
@@ -78,6 +74,8 @@ class Scene:
                 f"scene {self.name}: no {attribute}; choose from {', '.join(_CLASSES)} and load it (fields)"
             )
         ids = np.asarray(ids)
+        if ids.size and ids.dtype.kind not in "iu":  # of a mask of truths NumPy would pick values instead
+            raise DataError(f"scene {self.name}: ids are integers, not {ids.dtype}; give scene.masks or ids from it")
         if ids.size and not 0 <= ids.min() <= ids.max() <= len(values):
             raise IndexError(f"scene {self.name} has ids 0 to {len(values)}, asked for {ids.min()} to {ids.max()}")
         return np.concatenate([[-1], values])[ids]
@@ -189,6 +187,8 @@ def decode_scene(
     if resolution not in (None, height):
         raise ValueError(f"the scenes are {height}x{width}, resolution={resolution} was asked for")
     chosen = _chosen(frames, total)
+    if len(chosen) * height * width > MOST_PIXELS:
+        raise DataError(f"{len(chosen)} frames of {height} x {width} px are more than {MOST_PIXELS} pixels in all")
     values: dict = {"name": name.decode(errors="replace"), "extra": {}}
     for field_name, key in keys.items():
         value = features[key]
@@ -216,7 +216,8 @@ def _single(features: dict, key: str) -> bytes | int:
     value, is_name = features[key], key == "metadata/video_name"
     least = 0 if key == "metadata/num_instances" else 1
     if len(value) != 1 or isinstance(value, list) != is_name or not (is_name or value[0] >= least):
-        raise DataError(f"{key}: {value[:2]} where one {'name' if is_name else f'number from {least}'} is due")
+        due = "name" if is_name else f"number from {least}"
+        raise DataError(f"{key}: {str(value[:2])[:80]} where one {due} is due")
     return value[0] if is_name else int(value[0])
 
 
@@ -236,15 +237,6 @@ def _chosen(frames: slice | Iterable[int] | None, total: int) -> range | list[in
 def _decode_images(
     key: str, images: list[bytes], chosen: Iterable[int], mode: str, size: tuple[int, int]
 ) -> np.ndarray:
-    """PNG (or, for RGB, JPEG) to uint8 [T, H, W] or [T, H, W, 3]. A lossy mask would invent ids along every edge."""
-    formats = ("PNG", "JPEG") if mode == "RGB" else ("PNG",)
-    frames = []
-    for t in chosen:
-        try:
-            with Image.open(io.BytesIO(images[t]), formats=formats) as image:
-                if (found := (image.mode, image.height, image.width)) != (mode, *size):
-                    raise ValueError(f"{found} where {(mode, *size)} is due")
-                frames.append(np.asarray(image))
-        except _NOT_AN_IMAGE as error:
-            raise DataError(f"{key}: frame {t} cannot be decoded ({error})") from error
-    return np.stack(frames)
+    """Pictures to uint8 [T, H, W, 3], or masks, which must be lossless, to [T, H, W]."""
+    opened = open_image if mode == "RGB" else open_label
+    return np.stack([np.asarray(opened(images[t], f"{key}: frame {t}", (mode, *size))) for t in chosen])

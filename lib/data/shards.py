@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import ROOT
-from lib.data import DataError
+from lib.data import DataError, parse_json, read_file
 from lib.data.tfrecord import scan_shard
 
 #: What lib.data.download writes next to shards: for each file that was asked for, its size in bytes and its md5.
@@ -76,7 +76,7 @@ def index_shards(paths: list[Path]) -> tuple[list[list[list[int]]], list[str]]:
         off, an empty or missing shard, a size that is not the recorded one, a number of records that is not the one in
         dataset_info.json. A shard cut exactly between two records shows only in the last two.
     """
-    index = cached(f"index-{_digest(paths)}", stamp(paths), lambda: [scan_shard(path) for path in paths])
+    index = cached(f"index-{_digest(paths)}", stamp(paths), lambda: [_scan(path) for path in paths])
     faults = _missing(paths)
     lengths = recorded_lengths(paths[0])
     asked = recorded(paths[0].parent)
@@ -93,6 +93,13 @@ def index_shards(paths: list[Path]) -> tuple[list[list[list[int]]], list[str]]:
         elif expected is None and not records:
             faults.append(f"{path.name}: the file is empty")
     return [records for records, _ in index], faults
+
+
+def _scan(path: Path) -> tuple[list[list[int]], str | None]:
+    try:
+        return scan_shard(path)
+    except DataError as error:
+        return [], str(error)
 
 
 def _missing(paths: list[Path]) -> list[str]:
@@ -112,12 +119,10 @@ def recorded(folder: Path) -> dict[str, dict]:
     path = folder / CHECKSUMS
     if not path.exists():
         return {}
+    content = read_file(path)
     try:
-        return {
-            name: {"size": int(entry["size"]), "md5": entry["md5"]}
-            for name, entry in json.loads(path.read_text()).items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return {name: {"size": int(entry["size"]), "md5": entry["md5"]} for name, entry in parse_json(content).items()}
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: not a record of a download ({error}); delete it and download again") from error
 
 
@@ -127,10 +132,11 @@ def recorded_lengths(path: Path) -> list[int]:
     split = path.name.split(".")[0].rpartition("-")[2]
     if not info.exists():
         return []
+    content = read_file(info)
     try:
-        splits = json.loads(info.read_text()).get("splits", [])
+        splits = parse_json(content).get("splits", [])
         lengths = [[int(n) for n in entry.get("shardLengths", [])] for entry in splits if entry["name"] == split]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DataError(f"{info}: not a dataset_info.json ({error}); download it again or delete it") from error
     return lengths[0] if lengths else []
 
@@ -152,7 +158,7 @@ def cached(name: str, stamp: Any, compute: Callable[[], Any]) -> Any:
     """
     path = Path(os.environ.get("SLOTS_CACHE") or ROOT / "cache") / f"{name}.json"
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_file(path))
         if content["stamp"] == stamp:
             return content["value"]
     except (OSError, ValueError, TypeError, KeyError):

@@ -6,19 +6,19 @@ notebooks/streethazards.ipynb. `python -m lib.data.streethazards DIR` verifies a
 """
 
 import hashlib
-import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lib import ROOT
-from lib.data import DataError
+from lib.data import DataError, parse_json, read_file
+from lib.data.photos import open_image, open_label
 
 #: Index 0..13; the files hold index + 1. `unlabeled` is a trained class like any other: nearly all of it is sky.
 CLASSES = (
@@ -46,7 +46,6 @@ SPLITS = {
     "test": ("test", "test", 1500),
 }
 SUFFIXES = (".png", ".jpg", ".jpeg")  # the real set is PNG; the stand-in keeps its images as JPEG to stay small
-_TO_RGB = "give an 8-bit RGB or RGBA image"
 
 
 class StreetHazards(Dataset):
@@ -62,13 +61,15 @@ class StreetHazards(Dataset):
             0 is a real class.
 
     Attributes:
-        pairs: (image, label) paths, in the order of the .odgt index, or sorted where there is none.
+        pairs: (image, label) paths, in the order of the .odgt index, or sorted where there is none. Links are followed
+            as long as they stay below root; what starts with a dot is left out.
         names: image paths below root, with forward slashes.
         towns: the folder of each image; the test towns appear in no other split.
 
     Raises:
-        DataError: unknown split, nothing there, damaged index, or an image without its label or the reverse; and, when
-            an item is read: an unreadable file, sizes that differ, ids out of range, an anomaly outside the test split.
+        DataError: unknown split, nothing there, an empty folder, damaged index, an image without its label or the
+            reverse, a pipe or a folder that is called like an image, a link out of root; and, when an item is read: an
+            unreadable file, sizes that differ, ids out of range, an anomaly outside the test split.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class StreetHazards(Dataset):
         self.root, self.split, self.transforms = Path(root), split, transforms
         part, folder, _ = SPLITS[split]
         index = self.root / part / f"{split}.odgt"
-        self.pairs = _listed(index, self.root) if index.is_file() else _walked(self.root / part, folder)
+        self.pairs = _listed(index, self.root) if os.path.lexists(index) else _walked(self.root, part, folder)
         if not self.pairs:
             raise DataError(f"{self.root} holds no {split} frames; data/streethazards/README.md says what goes where")
         self.names = [image.relative_to(self.root).as_posix() for image, _ in self.pairs]
@@ -136,13 +137,13 @@ class StreetHazards(Dataset):
 
 def read_image(path: Path) -> torch.Tensor:
     """An image file as float32 `[3, H, W]` in 0..1; transparency is dropped. Raises DataError if it is not readable."""
-    pixels = _pixels(path, "RGB", _TO_RGB)
+    pixels = np.array(open_image(path).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float() / 255
 
 
 def read_label(path: Path) -> torch.Tensor:
     """A label file (8-bit, ids 1..14) as uint8 `[H, W]` of ids 0..13. Raises DataError if it is anything else."""
-    pixels = _pixels(path, None, "give an 8-bit PNG with one channel of ids 1..14")
+    pixels = open_label(path)
     wrong = pixels[(pixels < 1) | (pixels > len(CLASSES))]
     if wrong.size:
         raise DataError(f"{path} holds the id {wrong[0]} in {wrong.size} pixels; the ids are 1..{len(CLASSES)}")
@@ -189,30 +190,46 @@ def check(root: str | Path) -> list[str]:
 
 def _listed(index: Path, root: Path) -> list[tuple[Path, Path]]:
     """The pairs that an .odgt names: one JSON list on one line, as published, or one object a line."""
+    text = read_file(index)
     try:
-        rows = [json.loads(line) for line in index.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         rows = [row for entry in rows for row in (entry if isinstance(entry, list) else [entry])]
-        named = [(str(row["fpath_img"]), str(row["fpath_segm"])) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+        named = [PurePosixPath(row[key].replace("\\", "/")) for row in rows for key in ("fpath_img", "fpath_segm")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         remedy = "extract it again, or delete it and the folders are read instead"
         raise DataError(f"{index} is not an index of frames ({type(error).__name__}: {error}); {remedy}") from error
-    return [(_resolve(image, index, root), _resolve(label, index, root)) for image, label in named]
+    paths = [_resolve(name, index, root) for name in named]
+    return list(zip(paths[::2], paths[1::2], strict=True))
 
 
-def _resolve(name: str, index: Path, root: Path) -> Path:
+def _resolve(name: PurePosixPath, index: Path, root: Path) -> Path:
     """The file that an index names, relative to the folder of the index or to the data root: both are in use."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{index} names {name!r}, which may lie outside {root}; paths must be relative and go down")
+    shown = repr(str(name)[:200])
+    if name.is_absolute() or ".." in name.parts:
+        raise DataError(f"{index} names {shown}, which may lie outside {root}; paths must be relative and go down")
     for folder in (index.parent, root):
-        if (folder / path).is_file():
-            return folder / path
-    raise DataError(f"{index} names {name}, which is neither below {index.parent} nor below {root}; extract it again")
+        if os.path.lexists(folder / name):
+            return _regular(folder / name, root)
+    raise DataError(f"{index} names {shown}, which is neither below {index.parent} nor below {root}; extract it again")
 
 
-def _walked(part: Path, folder: str) -> list[tuple[Path, Path]]:
+def _real(path: Path, root: Path) -> str:
+    """Where a path leads, which must be below root: else the index, or the archive, reads what is none of the data."""
+    real = os.path.realpath(path)
+    if not Path(real).is_relative_to(os.path.realpath(root)):
+        raise DataError(f"{path} leads out of {root}, to {real}; put a copy in its place")
+    return real
+
+
+def _regular(path: Path, root: Path) -> Path:
+    if not os.path.isfile(_real(path, root)):
+        raise DataError(f"{path} is not a file but a folder, a pipe or a dead link; extract the archive again")
+    return path
+
+
+def _walked(root: Path, part: str, folder: str) -> list[tuple[Path, Path]]:
     """The pairs found in the folders: same path below `images/<folder>` and `annotations/<folder>`, any suffix."""
-    images, labels = (_files(part / kind / folder) for kind in ("images", "annotations"))
+    images, labels = (_files(root / part / kind / folder, root) for kind in ("images", "annotations"))
     for has, lacks, kind in ((images, labels, "label"), (labels, images, "image")):
         missing = sorted(has.keys() - lacks.keys())
         if missing:
@@ -220,28 +237,31 @@ def _walked(part: Path, folder: str) -> list[tuple[Path, Path]]:
     return [(images[key], labels[key]) for key in sorted(images)]
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _files(folder: Path, root: Path) -> dict[str, Path]:
     """Image files below a folder by relative path without suffix: never a text replaced in the whole path."""
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
-        key = path.relative_to(folder).with_suffix("").as_posix()
-        if key in found:
-            raise DataError(f"{path} and {found[key].name} have the same name; keep one of the two")
-        found[key] = path
+    seen: dict[str, Path] = {}
+
+    def unreadable(error: OSError) -> None:
+        if Path(error.filename) != folder:
+            raise DataError(f"{error.filename} cannot be read ({error.strerror}); make it readable") from error
+
+    for place, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+        place = Path(place)
+        if (first := seen.setdefault(_real(place, root), place)) != place:
+            raise DataError(f"{place} and {first} are one folder; keep one of the two")
+        if not folders and not names:
+            raise DataError(f"{place} is empty; extract the archive again, or delete the folder")
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in sorted(folders + names):
+            if Path(name).suffix.lower() not in SUFFIXES or name.startswith("."):
+                continue
+            path = _regular(place / name, root)
+            key = path.relative_to(folder).with_suffix("").as_posix()
+            if key in found:
+                raise DataError(f"{path} and {found[key].name} have the same name; keep one of the two")
+            found[key] = path
     return found
-
-
-def _pixels(path: Path, mode: str | None, remedy: str) -> np.ndarray:
-    """uint8 pixels of an image file, converted to `mode`, or as stored if it is None (then one channel is demanded)."""
-    try:
-        with Image.open(path) as image:
-            if mode is None and image.mode not in ("L", "P"):  # of a palette image the indices are the ids
-                raise DataError(f"{path} has the pixel mode {image.mode}; {remedy}")
-            return np.array(image if mode is None else image.convert(mode))
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not readable ({error}); {remedy}") from error
 
 
 if __name__ == "__main__":

@@ -16,10 +16,13 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from lib.data import DataError
+from lib.data import DataError, open_file
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types; 3 and 4 (groups) never occur in an Example
-_KINDS = {1: "bytes", 2: "float", 3: "int64"}  # field numbers of the oneof in tf.train.Feature
+# Field numbers of the oneof in tf.train.Feature, and how its values may be stored: packed numbers or one by one.
+_KINDS = {1: ("bytes", (_BYTES,)), 2: ("float", (_BYTES, _FIXED32)), 3: ("int64", (_BYTES, _VARINT))}
+LONGEST = 2**27  # bytes of a record; one of MOVi-A at 256 px, flows included, has about a quarter
+MOST_FIELDS = 2**20  # of one message; numbers come packed, so real ones have a few dozen
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -58,7 +61,7 @@ def scan_shard(path: Path | str) -> tuple[list[list[int]], str | None]:
     An empty file has no records and nothing wrong with it: only its owner knows how many there should be.
     """
     records: list[list[int]] = []
-    with open(path, "rb", buffering=0) as file:
+    with open_file(path) as file:
         size, position = os.fstat(file.fileno()).st_size, 0
         while position < size:
             where = f"record {len(records)} at byte {position}"
@@ -82,9 +85,11 @@ def read_record(path: Path | str, offset: int, length: int, crc: int) -> bytes:
     """The data of one record that `scan_shard` found.
 
     The file is opened anew on each call: next to decoding that costs nothing, and there is no handle to share between
-    worker processes. Raises DataError where the bytes do not match their CRC.
+    worker processes. Raises DataError where the bytes do not match their CRC or are more than `LONGEST`.
     """
-    with open(path, "rb") as file:
+    if length > LONGEST:  # a sparse file has room for any length, memory has not
+        raise DataError(f"{length} bytes at byte {offset}, at most {LONGEST} are read")
+    with open_file(path) as file:
         file.seek(offset)
         data = file.read(length)
     if len(data) != length or masked_crc32c(data) != crc:
@@ -158,31 +163,35 @@ def decode_example(record: bytes, wanted: Collection[str] | None = None) -> dict
     """The features of a serialised `tf.train.Example`; with `wanted`, only those keys, and the rest is jumped over.
 
     Values are lists of bytes, float32 [n] or int64 [n]. A wanted key that the record lacks is absent from the result.
-    Raises DataError, with the key or the byte, where the message is malformed or a wanted feature is of a kind that
+    What comes twice is treated as protobuf does: messages are merged, of keys and of kinds the last counts. Raises
+    DataError, with the key or the byte, where the message is malformed or a wanted feature is of a kind that
     `tf.train.Feature` does not have.
     """
     names = None if wanted is None else {key.encode() for key in wanted}
     features: dict[str, list[bytes] | np.ndarray] = {}
     for span in _spans(record, 0, len(record)):  # Example.features
         for entry in _spans(record, *span):  # Features.feature, a map
-            key, value = b"", (0, 0)
-            for number, _, start, stop in _fields(record, *entry):
+            key, values = b"", []
+            for number, wire, start, stop in _fields(record, *entry):
                 if number == 1:
                     key = record[start:stop]
-                elif number == 2:
-                    value = (start, stop)
+                elif number == 2 and wire == _BYTES:
+                    values.append((start, stop))
             if names is None or key in names:  # else the value, 2 MB of a flow field, is never looked at
-                features[key.decode(errors="replace")] = _decode_feature(record, *value, key)
+                features[key.decode(errors="replace")] = _decode_feature(record, values, key)
     return features
 
 
-def _decode_feature(record: bytes, start: int, stop: int, key: bytes) -> list[bytes] | np.ndarray:
-    kind, span = "bytes", (0, 0)
-    for number, wire, first, last in _fields(record, start, stop):
+def _decode_feature(record: bytes, values: list[tuple[int, int]], key: bytes) -> list[bytes] | np.ndarray:
+    kind, lists = 1, []
+    for number, wire, first, last in (field for value in values for field in _fields(record, *value)):
         if number not in _KINDS or wire != _BYTES:
             raise DataError(f"feature {key.decode(errors='replace')!r} has unknown type {number}")
-        kind, span = _KINDS[number], (first, last)
-    items = [record[first:last] for first, last in _spans(record, *span)]
+        if number != kind:
+            kind, lists = number, []
+        lists.append((first, last))
+    kind, wires = _KINDS[kind]
+    items = [record[first:last] for span in lists for first, last in _spans(record, *span, wires)]
     if kind == "bytes":
         return items
     body = b"".join(items)  # numbers come packed into one item, or one by one: either way the same bytes in a row
@@ -196,25 +205,27 @@ def _decode_feature(record: bytes, start: int, stop: int, key: bytes) -> list[by
 def _decode_varints(body: np.ndarray, key: bytes) -> np.ndarray:
     """Base-128 varints as bytes [m] to int64 [n]."""
     ends = np.flatnonzero(body < 0x80)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts[: len(ends)] + 1
+    lengths = np.diff(ends, prepend=-1).astype(np.int32)
     if len(body) and (not len(ends) or ends[-1] != len(body) - 1 or lengths.max() > 10):
         raise DataError(f"feature {key.decode(errors='replace')!r} holds a malformed integer")
-    if len(ends) == len(body):  # all under 128
-        return body.astype(np.int64)
-    shifts = 7 * (np.arange(len(body)) - np.repeat(starts, lengths))
-    groups = (body & 0x7F).astype(np.uint64) << shifts.astype(np.uint64)
-    return np.bitwise_or.reduceat(groups, starts).view(np.int64)
+    values = np.zeros(len(ends), np.uint64)
+    for i in range(lengths.max(initial=0)):  # from the last, highest seven bits down
+        values = np.where(lengths > i, values << np.uint64(7) | body[ends - i] & np.uint64(0x7F), values)
+    return values.view(np.int64)
 
 
-def _spans(record: bytes, start: int, stop: int) -> list[tuple[int, int]]:
+def _spans(record: bytes, start: int, stop: int, wires: tuple[int, ...] = (_BYTES,)) -> Iterator[tuple[int, int]]:
     """First byte and end of each field number 1, the only one that the messages around a feature have."""
-    return [(first, last) for number, _, first, last in _fields(record, start, stop) if number == 1]
+    fields = _fields(record, start, stop)
+    return ((first, last) for number, wire, first, last in fields if number == 1 and wire in wires)
 
 
 def _fields(record: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """The fields of the message in `record[position:end]`: number, wire type, first byte and end of the payload."""
+    count = 0
     while position < end:
+        if (count := count + 1) > MOST_FIELDS:
+            raise DataError(f"malformed Example: more than {MOST_FIELDS} fields before byte {position}")
         tag, position = _varint(record, position, end)
         wire = tag & 7
         if wire == _BYTES:

@@ -237,7 +237,7 @@ def test_jpeg_frames_are_read_and_jpeg_masks_refused():
     jpeg = png(smooth, format="JPEG", quality=95)
     assert np.abs(decode_scene(record(video=[jpeg] * T)).video - smooth.astype(int)).mean() < 8
     mask = png(np.zeros((H, W), np.uint8), format="JPEG")
-    with pytest.raises(DataError, match="segmentations: frame 0 cannot be decoded"):
+    with pytest.raises(DataError, match="segmentations: frame 0 is not readable"):
         decode_scene(record(segmentations=[mask] * T))
 
 
@@ -347,7 +347,10 @@ def test_damaged_framing_is_seen_at_once(root, damage):
 
 
 CONTENT = {
-    "garbage PNG": ({"video": [b"\x89PNG\r\n\x1a\ngarbage"] * T}, "video: frame 0 cannot be decoded"),
+    "garbage PNG": (
+        {"video": [b"\x89PNG\r\n\x1a\ngarbage"] * T},
+        r"video: frame 0 is not readable \(it is no intact PNG",
+    ),
     "cut PNG": ({"segmentations": [x[:-30] for x in features()["segmentations"]]}, "segmentations: frame 0"),
     "no PNG": ({"segmentations": [b""] * T}, "segmentations: frame 0"),
     "another size": ({"video": [png(np.zeros((H, W + 1, 3), np.uint8))] * T}, r"'RGB', 10, 9\) where .*8\) is due"),
@@ -369,7 +372,10 @@ CONTENT = {
         {"metadata/num_instances": [-1]},
         r"metadata/num_instances: \[-1\] where one number from 0",
     ),
-    "huge frames": ({"metadata/num_frames": [2**62], "metadata/height": [2**62]}, f"where {2**62} images"),
+    "huge frames": (
+        {"metadata/num_frames": [2**62], "metadata/height": [2**62]},
+        f"{2**62} frames of {2**62} x 8 px are more",
+    ),
     "a name in numbers": ({"metadata/video_name": [1]}, r"metadata/video_name: \[1\] where one name"),
     "a missing key": (None, "no key instances/visibility, video in the record"),
 }

@@ -191,7 +191,7 @@ def test_index_naming_an_absent_file(root):
     index(root, "test", root)
     victim = StreetHazards(root, "test").pairs[1][1]
     victim.unlink()
-    with pytest.raises(DataError, match=f"{victim.parent.name}/{victim.name}, which is neither"):
+    with pytest.raises(DataError, match=f"{victim.parent.name}/{victim.name}', which is neither"):
         StreetHazards(root, "test")
 
 

@@ -1,0 +1,19 @@
+"""What the tests of data share."""
+
+import signal
+
+import pytest
+
+
+@pytest.fixture
+def in_time():
+    """A test that hangs fails after 20 s instead."""
+
+    def late(*_):
+        raise TimeoutError("this took more than 20 s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
