@@ -146,6 +146,8 @@ def training(
 
 def _resize(inpt: Any, size: tuple[int, int]) -> Any:
     mask = isinstance(inpt, tv_tensors.Mask)
+    if mask and inpt.dtype in (torch.bool, torch.int8):
+        raise ValueError(f"labels of {inpt.dtype} cannot hold the fill {VOID}; give uint8 or wider integers")
     return F.resize(inpt, list(size), v2.InterpolationMode.NEAREST_EXACT if mask else v2.InterpolationMode.BILINEAR)
 
 

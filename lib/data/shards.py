@@ -26,7 +26,8 @@ def shard_splits(folder: Path, name: str) -> dict[str, list[Path]]:
     """The shards `<name>-<split>.tfrecord-NNNNN-of-NNNNN` in a folder, sorted, by split."""
     splits: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"{name}-*.tfrecord-*-of-*")):
-        if match := re.fullmatch(rf"{name}-(\w+)\.tfrecord-\d{{5}}-of-\d{{5}}", path.name):
+        match = re.fullmatch(rf"{name}-(\w+)\.tfrecord-\d{{5}}-of-\d{{5}}", path.name)
+        if match and path.exists():  # a dead link is a missing shard
             splits.setdefault(match[1], []).append(path)
     return splits
 

@@ -184,3 +184,17 @@ def test_wrong_settings_are_errors():
         augment.ScaleCrop((48, 64), (2.0, 0.5))
     with pytest.raises(ValueError, match="larger than the image"):
         augment.DegenerateCrop((480, 640))(*ramp())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int64, torch.bool, torch.int8])
+@pytest.mark.parametrize("move", [augment.Resize((8, 8)), augment.ScaleCrop((200, 200)), augment.training((96, 128))])
+def test_labels_of_every_integer_type_that_can_hold_the_fill(move, dtype):
+    image, label = ramp()
+    torch.manual_seed(0)
+    expected = move(image, label)[1]
+    torch.manual_seed(0)
+    if dtype in (torch.bool, torch.int8):
+        with pytest.raises(ValueError, match=f"labels of {dtype} cannot hold the fill 255"):
+            move(image, tv_tensors.Mask(label.to(dtype)))
+    else:
+        assert torch.equal(move(image, tv_tensors.Mask(label.to(dtype)))[1].long(), expected.long())

@@ -617,3 +617,70 @@ def test_the_stand_in_loads(split):
 def test_the_records_of_these_tests_have_every_key_of_the_real_ones():
     assert len(features()) == 45
     assert set(FIELDS.values()) < features().keys()
+
+
+# ------------------------------------------------------------------------------------------- what only looks like data
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("absent", path)])
+def test_a_shard_that_is_no_file(root, in_time, make):
+    shards(root)[1].unlink()
+    make(shards(root)[0].with_name(f"{STEM}-00001-of-00003"))
+    match = "the shard is missing" if shards(root)[1].is_symlink() else "it is a folder, a pipe or a device"
+    with pytest.raises(DataError, match=match):
+        MoviDataset(root)
+
+
+@pytest.mark.parametrize("name", ["checksums.json", "dataset_info.json"])
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b'{"x": {"size": ' + b"9" * 5000 + b"}, ", b'{"x": {"size": 1e999, "md5": 0}, "splits": 1}', None],
+    ids=["deep", "5,000 digits", "infinity", "a pipe"],
+)
+def test_side_files_that_attack(root, in_time, name, content):
+    os.mkfifo(root / name) if content is None else (root / name).write_bytes(content)
+    with pytest.raises(DataError, match=name):
+        MoviDataset(root)
+
+
+def test_an_infinite_number_of_records(root):
+    (root / "dataset_info.json").write_text('{"splits": [{"name": "train", "shardLengths": [1e999]}]}')
+    with pytest.raises(DataError, match="not a dataset_info.json"):
+        MoviDataset(root)
+
+
+def test_a_cached_index_that_attacks_is_built_again(root, cache):
+    MoviDataset(root)
+    (index,) = cache.iterdir()
+    index.write_bytes(b"[" * 100_000)
+    assert len(MoviDataset(root)) == 6
+
+
+HUGE = {"metadata/height": [9000], "metadata/width": [9000]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (HUGE, "3 frames of 9000 x 9000 px are more than"),
+        ({"metadata/num_frames": [2**40], "metadata/num_instances": [0]}, f"{2**40} frames of 10 x 8 px are more than"),
+        ({"video": [b"EPS"] * T}, r"video: frame 0 is not readable \(it is no intact PNG"),
+        ({"metadata/height": [b"x" * 10**6, b"y"]}, r"metadata/height: \[b'x{70,80} where"),
+    ],
+    ids=["frames", "many frames", "no image", "a long value"],
+)
+def test_records_that_announce_too_much_say_so_in_one_short_line(in_time, changes, match):
+    with pytest.raises(DataError, match=match) as error:
+        decode_scene(record(**changes))
+    assert len(str(error.value)) < 200 and "BytesIO" not in str(error.value)
+    few = {"metadata/num_instances": [0], **{f"instances/{name}_label": [] for name in ("material",)}}
+    assert decode_scene(record(**few), fields=()).name
+
+
+def test_ids_that_are_no_integers():
+    scene = Scene("x", material=np.array([0, 1]))
+    for ids in (np.array([True, False]), np.array([1.0]), "1"):
+        with pytest.raises(DataError, match="scene x: ids are integers, not"):
+            scene.material_of(ids)
+    for ids in (np.int8([2, 1]), np.uint16([2, 1]), np.array([1, 2])[::-1]):
+        assert scene.material_of(ids).tolist() == [1, 0]

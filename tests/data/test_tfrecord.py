@@ -1,5 +1,6 @@
 import os
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -247,3 +248,73 @@ def test_garbage_is_a_data_error_and_nothing_else(features, data):
         decode_example(bytes(record))
     except DataError:
         pass
+
+
+# What protobuf's own parser returns for messages that come twice, or with fields of another wire type.
+KEY, ONE, TWO = field(1, b"k"), field(3, field(1, b"\x01")), field(3, field(1, b"\x02"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (KEY + field(2, ONE) + field(2, TWO), [1, 2]),
+        (KEY + field(2, ONE + TWO), [1, 2]),
+        (KEY + field(2, ONE + field(2, b"")), []),
+        (KEY + field(2, ONE + field(2, b"") + TWO), [2]),
+        (KEY + field(2, ONE) + field(2, field(1, field(1, b"x"))), [b"x"]),
+        (KEY + field(2, field(3, b"\x09" + b"12345678" + b"\x08\x03")), [3]),
+        (KEY + b"\x10\x05" + field(2, ONE), [1]),
+    ],
+    ids=["value", "list", "another kind", "and back", "another kind of value", "fixed64 in a list", "varint as value"],
+)
+def test_messages_that_come_twice_are_merged(entry, expected):
+    assert list(decode_example(example(entry))["k"]) == expected
+
+
+def test_features_that_come_twice_are_merged():
+    assert decode_example(example(KEY + field(2, ONE)) + example(field(1, b"j") + field(2, TWO))).keys() == {"k", "j"}
+
+
+def long_field(number, payload):
+    size = len(payload)
+    return bytes([number << 3 | 2, *(size >> 7 * i & 127 | 128 for i in range(4)), size >> 28]) + payload
+
+
+@pytest.mark.parametrize(
+    "numbers", [b"\x08\x07" * 5_000_000, b"\x0d\x00\x00\x00\x00" * 2_000_000], ids=["integers", "floats"]
+)
+def test_ten_megabytes_of_numbers_one_by_one_are_refused(in_time, numbers):
+    feature = long_field(3 if numbers[0] == 8 else 2, numbers)
+    record = long_field(1, long_field(1, KEY + long_field(2, feature)))
+    with pytest.raises(DataError, match="malformed Example: more than 1048576 fields"):
+        decode_example(record)
+
+
+def test_packed_numbers_are_read_in_bounded_memory():
+    values = np.random.default_rng(0).integers(0, 2**16, 1_000_000)
+    record = encode_example({"k": values})
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(decode_example(record)["k"], values)
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_length_of_200_gigabytes_in_a_sparse_file(tmp_path, in_time):
+    size = 200 * 10**9
+    length = struct.pack("<Q", size)
+    with (tmp_path / "x").open("wb") as file:
+        file.write(length + struct.pack("<I", masked_crc32c(length)))
+        file.truncate(12 + size + 4)
+    with pytest.raises(DataError, match=f"^x: record 0 is damaged .{size} bytes at byte 12, at most"):
+        next(read_records(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("absent", path)])
+def test_pipes_and_folders_are_no_shards(tmp_path, in_time, make):
+    make(tmp_path / "x")
+    with pytest.raises(DataError, match="x cannot be read: "):
+        scan_shard(tmp_path / "x")
+    with pytest.raises(DataError, match="x cannot be read: "):
+        read_record(tmp_path / "x", 12, 3, 0)
