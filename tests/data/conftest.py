@@ -10,7 +10,7 @@ def in_time():
     """A test that hangs fails after 20 s instead."""
 
     def late(*_):
-        raise TimeoutError("this took more than 20 s")
+        pytest.fail("this took more than 20 s")  # no Exception, which the code under test might take for its own
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(20)

@@ -1,7 +1,9 @@
 """lib.data.streethazards: the layout of the published archives, what its index files may look like, and every error."""
 
 import json
+import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -195,7 +197,139 @@ def test_index_naming_an_absent_file(root):
         StreetHazards(root, "test")
 
 
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, r"not an index of frames \(ValueError: nested too deeply\)"),
+        (b'[{"fpath_img": ' + b"9" * 5000 + b"}]", "not an index of frames"),
+        (b'[{"fpath_img": ["a.png"], "fpath_segm": {}}]', "not an index of frames"),
+        (json.dumps([{"fpath_img": "x" * 5000, "fpath_segm": "y"}]).encode(), "names 'x{200}', which is neither"),
+        (json.dumps([{"fpath_img": "\ud800\n\0", "fpath_segm": "y"}]).encode(), r"names '\\ud800\\n\\x00', which"),
+        (json.dumps([{"fpath_img": "images", "fpath_segm": "y"}]).encode(), "train/images is not a file but a folder"),
+        (b"\xff\xfe{}", "not an index of frames"),
+        (b" " * (2**24 + 1), "train.odgt has more than 16777216 bytes"),
+    ],
+    ids=["deep", "5,000 digits", "no text", "5,000 letters", "no name", "folder", "another encoding", "long"],
+)
+def test_indexes_that_attack(root, in_time, content, match):
+    (root / "train" / "train.odgt").write_bytes(content)
+    with pytest.raises(DataError, match=match) as error:
+        StreetHazards(root, "train")
+    assert len(str(error.value)) < 800 and "\n" not in str(error.value) and str(error.value).encode()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("absent", path)])
+def test_an_index_that_is_no_file(root, in_time, make):
+    make(root / "train" / "train.odgt")
+    with pytest.raises(DataError, match="train.odgt cannot be read: "):
+        StreetHazards(root, "train")
+
+
+def test_a_separator_inside_a_name_does_not_end_the_line(root):
+    for kind in ("images", "annotations"):
+        (root / f"train/{kind}/training/t2").rename(root / f"train/{kind}/training/t\u2028")
+    path = index(root, "train", root)
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")), ensure_ascii=False), "utf-8")
+    assert set(StreetHazards(root, "train").towns) == {"t1", "t\u2028"}
+
+
+# folders, links and pipes
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["index", "folders"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("absent", path)])
+def test_what_is_called_like_an_image_and_is_no_file(root, in_time, make, listed):
+    if listed:
+        index(root, "train", root)
+    image = StreetHazards(root, "train").pairs[1][0]
+    image.unlink()
+    make(image)
+    with pytest.raises(DataError, match=f"{image.name} is not a file but a folder, a pipe or a dead link"):
+        StreetHazards(root, "train")
+    assert check(root)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["index", "folders"])
+@pytest.mark.parametrize("what", ["t1/000.png", "t1"])
+def test_links_may_not_leave_the_root(root, listed, what):
+    if listed:
+        index(root, "train", root)
+    inside, outside = root / "train/images/training" / what, root.parent / "outside"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    with pytest.raises(DataError, match=r"00\d.png leads out of" if listed or "png" in what else "t1 leads out of"):
+        StreetHazards(root, "train")
+
+
+def test_a_link_to_everything_is_not_followed(root, in_time):
+    (root / "train/images/training/all").symlink_to("/")
+    with pytest.raises(DataError, match="training/all leads out of"):
+        StreetHazards(root, "train")
+
+
+def test_a_town_behind_a_link_and_a_root_behind_a_link(root):
+    before = StreetHazards(root, "train")
+    for kind in ("images", "annotations"):
+        town = root / f"train/{kind}/training/t1"
+        town.rename(root / f"{kind} of t1")
+        town.symlink_to(root / f"{kind} of t1")
+    (root.parent / "link").symlink_to(root)
+    for folder in (root, root.parent / "link"):
+        assert StreetHazards(folder, "train").names == before.names
+        assert StreetHazards(folder, "train").fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("target", [".", "..", "t2"])
+def test_links_in_circles(root, in_time, target):
+    (root / "train/images/training/round").symlink_to(target)
+    with pytest.raises(DataError, match="are one folder; keep one"):
+        StreetHazards(root, "train")
+
+
+def test_hidden_folders_are_no_towns(root):
+    before = StreetHazards(root, "train").fingerprint
+    for kind in ("images", "annotations"):
+        for hidden in (".ipynb_checkpoints", "t1/.ipynb_checkpoints"):
+            shutil.copytree(root / f"train/{kind}/training/t2", root / f"train/{kind}/training" / hidden)
+    assert StreetHazards(root, "train").fingerprint == before
+
+
+@pytest.mark.parametrize("folder", ["train/images/training/t3", "train/annotations/training/t1/more"])
+def test_empty_folders_are_named(root, folder):
+    (root / folder).mkdir()
+    with pytest.raises(DataError, match=f"{folder} is empty; extract the archive again"):
+        StreetHazards(root, "train")
+
+
+def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("t2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="t2 cannot be read .Permission denied"):
+        StreetHazards(root, "train")
+
+
 # errors name the file
+
+
+def test_a_jpeg_is_no_label(root):
+    data = StreetHazards(root, "test")
+    label = data.pairs[0][1]
+    Image.open(label).convert("L").save(label, "JPEG", quality=100)
+    with pytest.raises(DataError, match=r"not readable \(it is no intact PNG\)") as error:
+        data[0]
+    assert str(label) in str(error.value) and str(error.value) in check(root)
+
+
+def test_a_deep_grey_image_is_no_white_one(root):
+    data = StreetHazards(root, "test")
+    Image.fromarray(np.linspace(0, 65535, H * W).astype(np.uint16).reshape(H, W)).save(data.pairs[0][0])
+    assert abs(float(data[0][0].mean()) - 0.5) < 0.01 and check(root) == []
 
 
 @pytest.mark.parametrize("which, word", [(0, "no image"), (1, "no label")])
