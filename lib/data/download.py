@@ -21,14 +21,15 @@ from urllib.parse import quote
 from tqdm.auto import tqdm
 
 from lib import ROOT
-from lib.data import DataError
-from lib.data.fetch import File, check_space, fault, fetch_all, get, md5_of, open_session, unpack
+from lib.data import DataError, fetch
+from lib.data.fetch import File
 from lib.data.shards import CHECKSUMS, recorded, recorded_lengths
 
 DEST = ROOT / "data" / "real"
 BUCKET = "kubric-public"
 MOVI_SERVER = "https://storage.googleapis.com"
 STREET_SERVER = "https://people.eecs.berkeley.edu/~hendrycks"
+PAGES = 100  # of a listing, at 1000 names each
 #: Part of StreetHazards: md5 as published, and about how many bytes the archive has.
 STREET_PARTS = {
     "train": ("cd2d1a8649848afb85b5059d227d2090", 8.8e9),
@@ -74,32 +75,38 @@ def download_movi(
             f"{server}: the listing of {name} has {len(shards)} shards of {shards[0][-5:]}; try again later"
         )
     about = [key for key in offered if ".tfrecord-" not in key]
-    _fetch_recorded(folder, [offered[key] for key in about], workers, "about")
-    if scenes is not None:
-        shards = _first(shards, recorded_lengths(folder / shards[0]), scenes)
-    _fetch_recorded(folder, [offered[key] for key in shards], workers, f"movi_a {split}", f"movi_a-{split}.tfrecord-")
+    with fetch.alone(folder):
+        _fetch_recorded(folder, [offered[key] for key in about], workers, "about")
+        if scenes is not None:
+            shards = _first(shards, recorded_lengths(folder / shards[0]), scenes)
+        stem = f"movi_a-{split}.tfrecord-"
+        _fetch_recorded(folder, [offered[key] for key in shards], workers, f"movi_a {split}", stem)
     return folder
 
 
 def _list_bucket(server: str, prefix: str) -> dict[str, tuple[int, str | None]]:
     """Name below the prefix, size in bytes and md5 of every object, over as many pages as there are."""
     url, token, found = f"{server}/storage/v1/b/{BUCKET}/o", None, {}
-    with open_session() as session:
-        while True:
-            query = {"prefix": prefix, "fields": "items(name,size,md5Hash),nextPageToken"}
-            with get(session, url, params={**query, "pageToken": token} if token else query) as response:
-                try:
-                    page = response.json()
-                    for item in page.get("items", []):
-                        md5 = base64.b64decode(item["md5Hash"], validate=True).hex() if "md5Hash" in item else None
-                        found[str(item["name"]).removeprefix(prefix)] = int(item["size"]), md5
-                    before, token = token, page.get("nextPageToken")
-                except (ValueError, TypeError, KeyError, AttributeError) as error:
-                    raise DataError(f"{url}: not a listing of a bucket ({error!r})") from error
+    query = {"prefix": prefix, "fields": "items(name,size,md5Hash),nextPageToken"}
+    with fetch.open_session() as session:
+        for _ in range(PAGES):
+            try:
+                page = fetch.get_json(session, url, params={**query, "pageToken": token} if token else query)
+                for item in page.get("items", []):
+                    md5 = base64.b64decode(item["md5Hash"], validate=True).hex() if "md5Hash" in item else None
+                    if not 0 <= (size := int(item["size"])) < 1 << 50:
+                        raise ValueError(f"{size} bytes")
+                    found[str(item["name"]).removeprefix(prefix)] = size, md5
+                before, token = token, page.get("nextPageToken")
+            except DataError:
+                raise
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+                raise DataError(f"{url}: not a listing of a bucket ({str(error)[:200]!r})") from error
             if not token:
                 return found
             if token == before:
-                raise DataError(f"{url}: the listing does not get beyond page {token!r}")
+                break
+    raise DataError(f"{url}: the listing does not get beyond page {str(token)[:80]!r}")
 
 
 def _first(shards: list[str], lengths: list[int], scenes: int) -> list[str]:
@@ -125,30 +132,30 @@ def _fetch_recorded(folder: Path, files: list[File], workers: int, about: str, s
                 f"{file.url} is not the file of the first download any more; delete {folder} for the new one"
             )
     files = [File(f.url, f.path, f.size, f.md5 or known.get(f.path.name, {}).get("md5")) for f in files]
-    here = [file.path if file.path.exists() else file.part for file in files]
-    check_space(folder, sum(file.size for file in files) - sum(path.stat().st_size for path in here if path.exists()))
+    fetch.check_space(folder, sum(file.size - file.here for file in files))
     given_up = {name for name in known if stem and name.startswith(stem) and not (folder / name).exists()}
     known = {name: entry for name, entry in known.items() if name not in given_up}
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / CHECKSUMS, known | {file.path.name: {"size": file.size, "md5": file.md5} for file in files})
-    fetch_all(files, workers, about)
-    came = {file.path.name: {"size": file.size, "md5": file.md5 or md5_of(file.path)} for file in files}
+    fetch.fetch_all(files, workers, about)
+    came = {file.path.name: {"size": file.size, "md5": file.md5 or fetch.md5_of(file.path)} for file in files}
     _write(folder / CHECKSUMS, recorded(folder) | came)
 
 
 def _write(path: Path, content: dict) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    os.replace(part, path)
+    with fetch.named(path):
+        part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        os.replace(part, path)
 
 
 def verify(dest: Path | str = DEST) -> list[str]:
     """Compare all of MOVi-A under `dest` with the sizes and md5 recorded at its download; one line for each fault."""
     folders = sorted(path.parent for path in Path(dest).glob(f"movi_a/*/*/{CHECKSUMS}"))
-    if not folders:
-        raise DataError(f"{dest}: nothing was downloaded here")
     files = [(folder / name, entry) for folder in folders for name, entry in recorded(folder).items()]
-    faults = ((path, fault(path, **entry)) for path, entry in tqdm(files, desc="verifying", unit="file"))
+    if not files:
+        raise DataError(f"{dest}: nothing was downloaded here")
+    faults = ((path, fetch.fault(path, **entry)) for path, entry in tqdm(files, desc="verifying", unit="file"))
     return [f"{path} {wrong}" for path, wrong in faults if wrong]
 
 
@@ -161,22 +168,25 @@ def download_streethazards(
     """Download and unpack StreetHazards to `<dest>/streethazards/{train,test}`; a part that is there is left alone.
 
     The archive must have the published md5 and is deleted after unpacking unless `keep_archive`. Returns
-    `<dest>/streethazards`, for `lib.data.streethazards`; raises DataError as `download_movi` does, and for an archive
-    that would write outside its folder.
+    `<dest>/streethazards`, for `lib.data.streethazards`; raises DataError as `download_movi` does, for an archive that
+    would write outside its folder, and where a folder of that name has something else in it.
     """
     folder = Path(dest) / "streethazards"
-    for part in parts:
-        if (folder / part).exists():
-            print(f"{folder / part} is there")
-            continue
-        md5, size = STREET_PARTS[part]
-        archive = File(f"{server}/streethazards_{part}.tar", folder / f"streethazards_{part}.tar", md5=md5)
-        here = archive.path if archive.path.exists() else archive.part
-        check_space(folder, 2 * size - (here.stat().st_size if here.exists() else 0))
-        fetch_all([archive], about=archive.path.name)
-        unpack(archive.path, folder / part)
-        if not keep_archive:
-            archive.path.unlink()
+    with fetch.alone(folder):
+        for part in parts:
+            target, (md5, size) = folder / part, STREET_PARTS[part]
+            if not (lacks := fetch.absent(target)):
+                print(f"{target} is there")
+                continue
+            if target.is_file() or any(target.glob("*")):
+                raise DataError(f"{target}: {lacks} in it; move it away and start again")
+            name = f"streethazards_{part}.tar"
+            archive = File(f"{server}/{name}", folder / name, md5=md5, most=int(1.5 * size))
+            fetch.check_space(folder, 2 * size - archive.here)
+            fetch.fetch_all([archive], about=name)
+            fetch.unpack(archive.path, target)
+            if not keep_archive:
+                archive.path.unlink()
     return folder
 
 

@@ -5,19 +5,23 @@ Used by lib.data.download.
 """
 
 import hashlib
+import io
+import json
 import os
 import re
 import shutil
 import tarfile
-import tempfile
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO
 
 import requests
+from filelock import FileLock, Timeout
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3.exceptions import HTTPError
@@ -29,22 +33,57 @@ TRIES = 5  # in a row without any byte of progress
 WAIT = 0.5  # seconds before the second try, doubled for each further one
 TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
 CHUNK = 1 << 16
+SHORT, PATIENCE = 1 << 20, 120  # bytes of a page of a listing or of a header in a tar; seconds for such a page
 RESUME = "what has arrived is kept: the same command goes on from there"
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to have: where it is, where it shall be, and its size in bytes and md5 (hexadecimal) where known."""
+    """A file to have: where it is, where it shall be, and its size in bytes and md5 (hexadecimal) where known.
+
+    Of a size that is not known beforehand, `most` is the bound.
+    """
 
     url: str
     path: Path
     size: int | None = None
     md5: str | None = None
+    most: int = 1 << 50
 
     @property
     def part(self) -> Path:
         """Where it grows until it is complete."""
         return self.path.with_name(f"{self.path.name}.part")
+
+    @property
+    def tag(self) -> Path:
+        """The ETag or the date of the file on the server that `part` is the beginning of."""
+        return self.path.with_name(f"{self.path.name}.tag.part")
+
+    @property
+    def here(self) -> int:
+        """Bytes on the disk already."""
+        return max((path.stat().st_size for path in (self.path, self.part) if path.exists()), default=0)
+
+
+@contextmanager
+def named(path: Path, remedy: str = RESUME) -> Iterator[None]:
+    """Turn an OSError, which does not always name a file (a full disk), into a DataError that does."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; {remedy}") from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other downloads out of a folder; DataError where one is at work there. Its lock ends with its process."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise DataError(f"{folder}: another download is at work here; try again when it has ended") from error
 
 
 def open_session(connections: int = 1) -> requests.Session:
@@ -59,18 +98,57 @@ def open_session(connections: int = 1) -> requests.Session:
 
 
 def get(session: requests.Session, url: str, **options) -> requests.Response:
-    """A response with status 2xx or 416; everything else is a DataError that says what it means for the reader."""
-    host = urlsplit(url).netloc
+    """A response with status 200, 206 or 416, its body not read yet; all else is a DataError that says what it is."""
+    host = url.partition("://")[2].partition("/")[0]
     try:
-        response = session.get(url, timeout=TIMEOUT, **options)
-    except requests.RequestException as error:
+        response = session.get(url, timeout=TIMEOUT, stream=True, **options)
+    except (requests.RequestException, ValueError) as error:
         raise DataError(f"cannot reach {host} for {url} ({error}); is this machine offline? {RESUME}") from error
-    if response.ok or response.status_code == 416:
-        return response
-    response.close()
     means = {401: "refuses access", 403: "refuses access", 404: "does not have it", 410: "no longer has it"}
-    meaning = means.get(response.status_code, f"is not able to answer now; {RESUME}")
-    raise DataError(f"{url}: HTTP {response.status_code}, {host} {meaning}")
+    code, coding = response.status_code, response.headers.get("Content-Encoding") or "identity"
+    wrong = None
+    if code not in (200, 206, 416):
+        wrong = f"HTTP {code}, {host} {means.get(code, f'is not able to answer now; {RESUME}')}"
+    elif open_ := [r.url for r in (*response.history, response) if not r.url.startswith(url.partition(":")[0])]:
+        wrong = f"{host} redirects to {open_[0]}, which is not encrypted"
+    elif coding != "identity":  # a few bytes may stand for any number
+        wrong = f"{host} sends it compressed ({coding}), which was not asked for"
+    elif response.headers.get("Content-Type", "").startswith("text/html"):
+        wrong = f"{host} sends a web page instead; is there a login or a proxy in between? {RESUME}"
+    if wrong:
+        response.close()
+        raise DataError(f"{url}: {wrong}")
+    return response
+
+
+def copy(response: requests.Response, out: BinaryIO, most: int, go_on: Callable[[int], bool]) -> str | None:
+    """Copy a body and return why it broke off, if it did. `go_on`, told the bytes of each piece, may end it.
+
+    Raises DataError where there are more than `most` bytes.
+    """
+    have = 0
+    try:
+        # Not iter_content: where a connection breaks it drops what had come of a chunk.
+        while chunk := response.raw.read1(CHUNK):
+            have += len(chunk)
+            if have > most:
+                raise DataError(f"{response.url}: the server sends more than the {most} bytes that are due")
+            out.write(chunk)
+            if not go_on(len(chunk)):
+                return "stopped"
+    except HTTPError as error:
+        return str(error)
+    return None
+
+
+def get_json(session: requests.Session, url: str, **options) -> Any:
+    """What a short body of JSON says; ValueError where it is none, breaks off, is too long or takes too long."""
+    body, end = io.BytesIO(), time.monotonic() + PATIENCE
+    with get(session, url, **options) as response:
+        trouble = copy(response, body, SHORT, lambda _: time.monotonic() < end)
+    if trouble:
+        raise ValueError(trouble)
+    return json.loads(body.getvalue())
 
 
 def md5_of(path: Path) -> str:
@@ -103,7 +181,7 @@ def fetch_all(files: Iterable[File], workers: int = 4, about: str = "") -> None:
 
     Raises DataError at the first file that cannot be had; the others stop where they are, to be resumed.
     """
-    files = list(files)
+    files, workers = list(files), max(1, min(workers, 32))
     stop, lock = threading.Event(), threading.Lock()
     with (
         tqdm(total=sum(file.size or 0 for file in files) or None, unit="B", unit_scale=True, desc=about) as bar,
@@ -131,7 +209,6 @@ def _have(file: File, session: requests.Session, report: Callable[[int], None], 
         if fault(file.path, file.size, file.md5) is None:
             report(file.path.stat().st_size)
             return
-        file.path.unlink()
     file.path.parent.mkdir(parents=True, exist_ok=True)
     resumed = file.part.exists()
     wrong = _receive(file, session, report, stop)
@@ -145,92 +222,120 @@ def _have(file: File, session: requests.Session, report: Callable[[int], None], 
 def _receive(file: File, session: requests.Session, report: Callable[[int], None], stop: threading.Event) -> str | None:
     """Let `file.part` grow to the end, over as many connections as it takes; if it is wrong then, say how, and drop it.
 
+    It goes on only from the beginning of the same file: by the server's ETag or date or, where the server gives none,
+    by the md5 in the end. Without either it starts anew.
+
     Raises DataError after TRIES connections without a byte that was not there before.
     """
     file.part.touch()
     have = best = file.part.stat().st_size
     report(have)
-    tries, complete = 0, have == file.size
+    tries, complete = 0, have == file.size and file.md5
+    least, most = (0, file.most) if file.size is None else (file.size, file.size)
     while not complete:
         if stop.wait(WAIT * 2 ** (tries - 1) if tries else 0):
             raise DataError(f"{file.url}: stopped; {RESUME}")
-        headers = {"Range": f"bytes={have}-"} if have else {}
-        with get(session, file.url, headers=headers, stream=True) as response:
+        tag = file.tag.read_text("latin-1") if file.tag.exists() else None
+        headers = {"Range": f"bytes={have}-", "If-Range": tag or None} if have and (tag or file.md5) else {}
+        with get(session, file.url, headers=headers) as response:
             start, total = _extent(response)
-            if None not in (total, file.size) and total != file.size:
-                raise DataError(f"{file.url}: the server announces {total} bytes, {file.size} are due")
-            if complete := response.status_code == 416 and total == have:
-                break  # of a file whose size was not known beforehand, everything is here
-            if start != have:  # the server cannot resume: from the beginning
+            if total is not None and not least <= total <= most:
+                raise DataError(f"{file.url}: the server announces {total} bytes, {most} are due")
+            etag, date = (response.headers.get(key, "") for key in ("ETag", "Last-Modified"))
+            same = not tag or tag == ((etag if tag.startswith('"') else date) or tag)
+            if response.status_code == 416 and same and (total == have or (total is None and file.md5)):
+                break  # of a file whose size or md5 was not known beforehand, everything is here
+            trouble = f"the server did not resume (HTTP {response.status_code})"
+            if start != have or not same:  # it cannot, or has another file now: from the beginning
                 os.truncate(file.part, 0)
                 report(-have)
                 have = 0
-            trouble = f"the server did not resume (HTTP {response.status_code})"
             if start == have:
-                trouble = _append(file, response, have, report, stop)
-                received = file.part.stat().st_size
-                complete = received == (file.size or total or received) and not trouble
+                with named(file.part), open(file.part, "ab") as out:
+                    if not have:  # a weak ETag, W/"...", does not promise the same bytes
+                        file.tag.write_text(etag if etag.startswith('"') else date, "latin-1")
+                    trouble = copy(response, out, most - have, lambda size: report(size) or not stop.is_set())
+                if not trouble and file.part.stat().st_size < (file.size or total or 0):
+                    trouble = "the connection closed early"
+                complete = not trouble
         have = file.part.stat().st_size
         tries = 0 if have > best else tries + 1
         best = max(best, have)
         if tries == TRIES and not complete:
             raise DataError(f"{file.url}: {trouble} at byte {have}, {TRIES} times in a row; {RESUME}")
+    file.tag.unlink(missing_ok=True)
     if wrong := fault(file.part, file.size, file.md5):
         report(-file.part.stat().st_size)
         file.part.unlink()
     return wrong
 
 
-def _append(file: File, response: requests.Response, have: int, report: Callable[[int], None], stop) -> str | None:
-    """Write what a response brings behind the `have` bytes that are there; the reason where it broke off."""
-    try:
-        with open(file.part, "ab") as out:
-            # Not iter_content: where a connection breaks it drops what had come of a chunk.
-            while chunk := response.raw.read1(CHUNK):
-                have += len(chunk)
-                if file.size is not None and have > file.size:
-                    raise DataError(f"{file.url}: the server sends more than the {file.size} bytes that are due")
-                out.write(chunk)
-                report(len(chunk))
-                if stop.is_set():
-                    return "stopped"
-    except (requests.RequestException, HTTPError) as error:
-        return str(error)
-    return None if file.size in (None, have) else "the connection closed early"
-
-
 def _extent(response: requests.Response) -> tuple[int | None, int | None]:
     """The first byte that a response brings, and the size of the whole file, where it says so."""
+    number, headers = "([0-9]{1,15})", response.headers
     if response.status_code in (206, 416):
-        match = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+        match = re.match(rf"bytes (?:{number}-[0-9]+|\*)/(?:{number}|\*)", headers.get("Content-Range", ""))
         start, total = match.groups() if match else (None, None)
-        return start and int(start), int(total) if total and total != "*" else None
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() else None
+    else:
+        match = re.fullmatch(number, headers.get("Content-Length", ""))
+        start, total = "0", match and match[1]
+    return start and int(start), total and int(total)
+
+
+def absent(folder: Path) -> str:
+    """Which of the two folders of a part of StreetHazards has no file in it, or is not there, in words."""
+    walks = {name: os.walk(folder / name, followlinks=True) for name in ("images", "annotations")}
+    return " and ".join(f"no {name}" for name, walk in walks.items() if not any(files for *_, files in walk))
+
+
+class _Tar(io.BufferedReader):
+    """A tar none of whose headers fills the memory, whatever it says of its length."""
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= SHORT:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members one by one, to the end: tarfile takes a spoilt header for the end, and lets members point back."""
+    before = -1
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # else all are kept
+        if tar.offset <= before:
+            raise tarfile.ReadError(f"a member points back from byte {before}")
+        before = tar.offset
+        yield member
+    left = tar.fileobj.seek(0, os.SEEK_END) - tar.fileobj.seek(tar.offset)
+    if left < tarfile.BLOCKSIZE or any(rest.strip(b"\0") for rest in iter(lambda: tar.fileobj.read(CHUNK), b"")):
+        raise tarfile.ReadError(f"neither a header nor the end of the archive at byte {tar.offset}")
 
 
 def unpack(archive: Path, target: Path) -> None:
     """Unpack a tar of `images/` and `annotations/`, or of a folder of both, as `target`, whole or not at all.
 
-    Plain files and folders only: with no links in it, no member can lead another out of the folder. Raises DataError
-    for a tar that has anything else, would write outside, cannot be read or lacks one of the two folders.
+    Plain files and folders only: with no links in it, no member can lead another out of the folder, and with no sparse
+    files no more is written than the archive has bytes. Raises DataError for a tar that has anything else, would write
+    outside, cannot be read to its end or lacks one of the two folders, and where the disk is full.
     """
 
     def plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
-        if not (member.isreg() or member.isdir()):
-            raise DataError(f"{archive}: {member.name} is neither a file nor a folder; nothing was unpacked")
+        if not (member.isreg() or member.isdir()) or member.issparse() or member.name.count("/") > 16:
+            raise tarfile.ReadError(f"{member.name[:80]!r} is no plain file or folder, or lies too deep")
         return tarfile.data_filter(member, folder)
 
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    scratch = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
     try:
-        with tarfile.open(archive, "r:") as tar:
-            tar.extractall(scratch, tqdm(tar, desc=f"unpacking {target.name}", unit=" files"), filter=plain)
+        scratch.mkdir()
+        with _Tar(open(archive, "rb", buffering=0)) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            tar.extractall(scratch, tqdm(_members(tar), f"unpacking {target.name}", unit=" files"), filter=plain)
         top = scratch / target.name if (scratch / target.name).is_dir() else scratch
-        if absent := [name for name in ("images", "annotations") if not (top / name).is_dir()]:
-            raise DataError(f"{archive}: no {' and no '.join(absent)} in it; nothing was unpacked")
-        top.chmod(0o755)
+        if lacks := absent(top):
+            raise tarfile.ReadError(f"{lacks} in it")
         os.replace(top, target)
-    except tarfile.TarError as error:
-        raise DataError(f"{archive}: {error}; nothing was unpacked; delete it and download it again") from error
+    except (OSError, tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError) as error:
+        remedy = "start again when that is mended" if isinstance(error, OSError) else "delete it and download it again"
+        raise DataError(f"{archive}: {str(error)[:200]}; nothing was unpacked; {remedy}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

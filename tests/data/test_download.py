@@ -1,12 +1,20 @@
 import base64
+import errno
+import gzip
 import hashlib
 import io
 import json
+import os
+import random
 import re
+import shutil
 import tarfile
 import threading
 import time
+import tomllib
+import zlib
 from collections import Counter
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -41,7 +49,17 @@ class Bucket:
         self.announce = {}  # name: Content-Length instead of the true one, or None for none
         self.body = None  # of the listing, instead of the true one
         self.pause = 0  # seconds between two pieces of a file
+        self.headers = {}  # name or "listing": further headers
+        self.tag = None  # which headers tell one version of a file from another: ETag, Last-Modified, weak or both
+        self.if_range = True  # whether If-Range is honoured
+        self.next = {}  # name: what the file is from the second request on
+        self.moved = {}  # name: the address it is redirected to
         self.requests = []  # (name, Range or None)
+
+    def versions(self, data):
+        etag, date = f'"{md5(data)}"', f"Mon, 01 Jan {2000 + zlib.crc32(data) % 999} 00:00:00 GMT"
+        tags = {"ETag": {"ETag": etag}, "Last-Modified": {"Last-Modified": date}, "weak": {"ETag": f"W/{etag}"}}
+        return {**tags["ETag"], **tags["Last-Modified"]} if self.tag == "both" else tags.get(self.tag, {})
 
     def listing(self, query):
         names = sorted(name for name in self.files if name.startswith(query["prefix"][0]))
@@ -62,6 +80,7 @@ class Bucket:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer takes 40 ms
 
     def log_message(self, *_):
         pass
@@ -73,16 +92,23 @@ class Handler(BaseHTTPRequestHandler):
         bucket.requests.append((name, self.headers["Range"]))
         if bucket.status.get(name):
             return self.answer(bucket.status[name].pop(0), b"no")
+        if name in bucket.moved:
+            return self.answer(302, b"", {"Location": bucket.moved[name]})
         if listing:
-            return self.answer(200, bucket.body or json.dumps(bucket.listing(parse_qs(url.query))).encode())
+            body = bucket.body(len(bucket.requests)) if callable(bucket.body) else bucket.body
+            body = body or json.dumps(bucket.listing(parse_qs(url.query))).encode()
+            return self.answer(200, body, bucket.headers.get(name, {}))
         if name not in bucket.files:
             return self.answer(404, b"no")
-        data, headers, code = bucket.files[name], {}, 200
+        data, code, whole = bucket.files[name], 200, self.headers["If-Range"]
+        bucket.files[name] = bucket.next.pop(name, data)
+        headers = bucket.versions(data) | bucket.headers.get(name, {})
+        current = whole is None or not bucket.if_range or whole in headers.values()  # weak ones are never sent
         start = int(re.match(r"bytes=(\d+)-", self.headers["Range"] or "bytes=0-")[1])
-        if bucket.ranges and self.headers["Range"]:
-            code, headers = 206, {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        if bucket.ranges and self.headers["Range"] and current:
             if start >= len(data):
-                return self.answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+                return self.answer(416, b"", {"Content-Range": f"bytes */{len(data)}", **headers})
+            code, headers = 206, {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}", **headers}
             data = data[start:]
         cut = bucket.cuts[name].pop(0) if bucket.cuts.get(name) else None
         self.answer(code, data[:cut], {"Content-Length": bucket.announce.get(name, len(data)), **headers})
@@ -144,6 +170,14 @@ def sent(bucket, name):
     return [asked for got, asked in bucket.requests if got == PREFIX + name]
 
 
+@contextmanager
+def refused(match):
+    """A DataError of one line of moderate length, without the address of an object."""
+    with pytest.raises(DataError, match=match) as error:
+        yield error
+    assert not re.search(r"\n|0x[0-9a-f]{6}", str(error.value)) and len(str(error.value)) < 1000
+
+
 # ------------------------------------------------------------------------------------------- MOVi-A
 
 
@@ -183,12 +217,12 @@ def test_scenes_that_cannot_be_counted(get_movi, movi):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_several_at_a_time_but_no_more(get_movi, monkeypatch, workers):
-    busy, most, change, append = 0, 0, threading.Condition(), fetch._append
+    busy, most, change, copy = 0, 0, threading.Condition(), fetch.copy
 
-    def counting(file, *arguments):
+    def counting(response, *arguments):
         nonlocal busy, most
-        if "tfrecord" not in file.path.name:
-            return append(file, *arguments)
+        if "tfrecord" not in response.url:
+            return copy(response, *arguments)
         with change:
             busy += 1
             most = max(most, busy)
@@ -197,9 +231,9 @@ def test_several_at_a_time_but_no_more(get_movi, monkeypatch, workers):
         time.sleep(0.05)  # for one too many to come in
         with change:
             busy -= 1
-        return append(file, *arguments)
+        return copy(response, *arguments)
 
-    monkeypatch.setattr(fetch, "_append", counting)
+    monkeypatch.setattr(fetch, "copy", counting)
     get_movi(workers=workers)
     assert most == workers
 
@@ -383,17 +417,33 @@ def test_offline(get_movi, movi, monkeypatch, tmp_path, capsys):
         '{"items": [{"name": "x", "size": "y"}]}',
         '{"items": 3}',
         '{"items": [{"name": "x", "size": "1", "md5Hash": "ä"}]}',
+        pytest.param("[" * 100_000, id="deep"),
+        pytest.param('{"items": [{"name": "x", "size": "%s"}]}' % ("9" * 5000), id="5000 digits"),
+        '{"items": [{"name": "x", "size": 1e999}]}',
+        '{"items": [{"name": "x", "size": "-5"}]}',
+        '{"items": [{"name": "x", "size": "99999999999999999999"}]}',
     ],
 )
 def test_a_listing_that_is_none(get_movi, movi, body):
     movi.body = body.encode()
-    with pytest.raises(DataError, match="not a listing of a bucket"):
+    with refused("not a listing of a bucket"):
         get_movi()
 
 
-def test_a_listing_without_end(get_movi, movi):
+def test_a_listing_without_end(get_movi, movi, monkeypatch):
     movi.body = b'{"nextPageToken": "again"}'
-    with pytest.raises(DataError, match="does not get beyond page 'again'"):
+    with refused("does not get beyond page 'again'"):
+        get_movi()
+    movi.body = lambda request: json.dumps({"nextPageToken": f"{request}" + "x" * 999}).encode()
+    with refused(r"does not get beyond page '\d+x"):
+        get_movi()
+    assert len(movi.requests) < 110
+    movi.body = b" " * (1 << 24)
+    with refused("sends more than the 1048576 bytes"):
+        get_movi()
+    monkeypatch.setattr(fetch, "PATIENCE", 0.1)
+    movi.body, movi.pause = b" " * (1 << 19), 0.05
+    with refused("not a listing of a bucket .'stopped'"):
         get_movi()
 
 
@@ -413,6 +463,145 @@ def test_names_in_the_listing_cannot_lead_out_of_the_folder(get_movi, movi, tmp_
     movi.files[PREFIX + "../../../../evil-validation.tfrecord-00000-of-00001"] = b"evil"
     get_movi()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == b"evil"]
+
+
+@pytest.mark.parametrize("name", ["listing", PREFIX + SHARDS[0]])
+@pytest.mark.parametrize(
+    ("headers", "match"),
+    [
+        ({"Content-Encoding": "gzip"}, r"sends it compressed .gzip., which was not asked for"),
+        ({"Content-Type": "text/html; charset=utf-8"}, "sends a web page instead; is there a login"),
+    ],
+)
+def test_what_is_not_the_file_is_not_taken_for_it(get_movi, movi, tmp_path, name, headers, match):
+    """A few compressed bytes may stand for any number; the page of an error or a login is no archive."""
+    movi.headers = {name: headers}
+    movi.cuts = {PREFIX + SHARDS[0]: [100_000]}
+    movi.body = gzip.compress(bytes(50_000_000)) if name == "listing" else None
+    part = tmp_path / "real" / PREFIX.removeprefix("tfds/") / f"{SHARDS[0]}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(movi.files[PREFIX + SHARDS[0]][:500])
+    with refused(match):
+        get_movi()
+    assert part.read_bytes() == movi.files[PREFIX + SHARDS[0]][:500]
+
+
+@pytest.mark.parametrize("code", [204, 205, 304])
+def test_an_answer_without_a_body_is_no_file(get_movi, movi, code):
+    movi.status = {PREFIX + SHARDS[0]: [code] * 9}
+    with refused(f"HTTP {code}"):
+        get_movi()
+
+
+@pytest.mark.parametrize(
+    ("to", "match"), [("http://127.0.0.1:1/x", "redirects to http://127.0.0.1:.*not encrypted"), ("file:///x", "file:")]
+)
+def test_a_redirection_to_another_scheme(bucket, monkeypatch, tmp_path, to, match):
+    """The server stands for one reached by https."""
+
+    class Plain(fetch.HTTPAdapter):
+        def send(self, request, **options):
+            request.url, url = request.url.replace("https:", "http:"), request.url
+            response = super().send(request, **options)
+            request.url = response.url = url
+            return response
+
+    session = fetch.open_session()
+    session.mount("https://", Plain())
+    monkeypatch.setattr(fetch, "open_session", lambda _: session)
+    bucket.files = {"f": b"x", "g": b"y"}
+    bucket.moved = {"f": to.replace("127.0.0.1:1/x", bucket.url.partition("//")[2] + "/g")}
+    with refused(match):
+        fetch_all([File(bucket.url.replace("http:", "https:") + "/f", tmp_path / "f")])
+    bucket.moved = {"f": bucket.url.replace("http:", "https:") + "/g"}
+    fetch_all([File(bucket.url + "/f", tmp_path / "f")])
+    assert (tmp_path / "f").read_bytes() == b"y"
+
+
+@pytest.mark.parametrize("url", ["", "nowhere", "http://[::1", "file:///etc/passwd", "http://a b/"])
+def test_addresses_that_are_none(get_movi, url):
+    with refused("cannot reach"):
+        get_movi(server=url)
+
+
+@pytest.mark.parametrize("tag", ["ETag", "Last-Modified", "both", "weak", None])
+@pytest.mark.parametrize("if_range", [True, False])
+@pytest.mark.parametrize("again", [False, True], ids=["one call", "two calls"])
+@pytest.mark.parametrize("known", ["size", "nothing"])
+def test_a_file_that_changes_while_it_is_fetched_is_not_mixed(bucket, tmp_path, tag, if_range, again, known):
+    """Only the beginning of the same file is kept; unchanged and with a strong ETag or a date, it is."""
+    old, path = random.Random(0).randbytes(200_000), tmp_path / "f"
+    for new in (old, old[::-1] + b"x" * (known == "nothing"), None):
+        bucket.tag, bucket.if_range = tag, if_range
+        bucket.files, bucket.next = {"f": old}, {"f": new or old}
+        bucket.cuts, bucket.requests[:] = {"f": [100_000] + [0] * 5 * again}, []
+        if new is None:  # everything had arrived; only the server knows
+            bucket.cuts, bucket.files = {}, {"f": old[::-1]}
+            path.with_name("f.part").write_bytes(old)
+            new = old[::-1]
+        file = File(f"{bucket.url}/f", path, len(old) if known == "size" else None)
+        path.unlink(missing_ok=True)
+        if again and bucket.cuts:
+            with refused("5 times in a row"):
+                fetch_all([file])
+        fetch_all([file])
+        assert path.read_bytes() == new
+        assert [p.name for p in tmp_path.iterdir()] == ["f"]
+        if new == old:
+            assert bool(bucket.requests[1][1]) == (tag not in (None, "weak"))
+
+
+def test_the_end_of_a_file_that_a_server_does_not_confirm(bucket, tmp_path):
+    """Some answer 416 without the size."""
+    bucket.files, bucket.headers = {"f": b"abc"}, {"f": {"Content-Range": "bytes */*"}}
+    (tmp_path / "f.part").write_bytes(b"abc")
+    fetch_all([File(f"{bucket.url}/f", tmp_path / "f", md5=md5(b"abc"))])
+    assert (tmp_path / "f").read_bytes() == b"abc" and len(bucket.requests) == 1
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_more_than_a_file_of_unknown_size_can_have(bucket, tmp_path, announced):
+    bucket.files = {"f": bytes(100_000)}
+    bucket.announce = {} if announced else {"f": None}
+    with refused("announces 100000 bytes, 5000 are due" if announced else "more than the 5000 bytes"):
+        fetch_all([File(f"{bucket.url}/f", tmp_path / "f", most=5000)])
+
+
+def test_a_wrong_file_stays_until_the_right_one_is_there(bucket, tmp_path):
+    bucket.files, bucket.status = {"f": b"right"}, {"f": [404]}
+    (tmp_path / "f").write_bytes(b"wrong")
+    with refused("does not have it"):
+        fetch_all([file := File(f"{bucket.url}/f", tmp_path / "f", md5=md5(b"right"))])
+    assert (tmp_path / "f").read_bytes() == b"wrong"
+    fetch_all([file])
+    assert (tmp_path / "f").read_bytes() == b"right"
+
+
+def test_two_downloads_at_once(get_movi, movi, tmp_path):
+    """The second is refused, and the first comes to its end."""
+    movi.pause = 0.05
+    first = threading.Thread(target=get_movi)
+    first.start()
+    while not any(sent(movi, shard) for shard in SHARDS):
+        time.sleep(0.01)
+    with refused("1.0.0: another download is at work here"):
+        get_movi()
+    first.join()
+    assert verify(tmp_path / "real") == []
+    get_movi()
+
+
+def test_a_full_disk_names_the_file(get_movi, movi, tmp_path):
+    folder = tmp_path / "real" / PREFIX.removeprefix("tfds/")
+    folder.mkdir(parents=True)
+    for name in (f"{SHARDS[0]}.part", f".{CHECKSUMS}.{os.getpid()}.tmp"):
+        (folder / name).symlink_to("/dev/full")
+        with refused(
+            rf"{SHARDS[0] if 'part' in name else CHECKSUMS}.*: No space left on device; what has arrived is k"
+        ):
+            get_movi()
+        (folder / name).unlink()
+    assert holds(get_movi(), movi, SHARDS)
 
 
 def test_room_is_made_sure_of_first(get_movi, movi, monkeypatch, tmp_path):
@@ -549,6 +738,18 @@ def test_a_complete_part_whose_size_is_not_known_is_taken(street, tmp_path):
     assert (tmp_path / "streethazards" / "test" / "images" / "a.png").read_bytes() == b"image"
 
 
+def test_a_part_is_there_only_with_files_in_it(street, tmp_path):
+    target = tmp_path / "streethazards" / "test"
+    target.mkdir(parents=True)
+    download_streethazards(["test"], tmp_path, server=street.url)
+    assert (target / "images" / "a.png").read_bytes() == b"image"
+    (target / "images" / "a.png").unlink()
+    (target / "images" / "t5").mkdir()
+    with refused("test: no images in it; move it away and start again"):
+        download_streethazards(["test"], tmp_path, server=street.url)
+    assert (target / "annotations" / "a.png").exists() and len(street.requests) == 1
+
+
 def test_room_for_the_archive_and_what_is_in_it(street, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 19_999}))
     with pytest.raises(DataError, match="GB needed"):
@@ -562,7 +763,21 @@ def special(name, kind, target=""):
     return info, b""
 
 
+def pax(name, **headers):
+    info = tarfile.TarInfo(name)
+    info.pax_headers = {key.replace("_", "."): value for key, value in headers.items()}
+    return info, b"1\n0\n512\n".ljust(512, b"\0") + bytes(512)
+
+
 EVIL = {
+    "sparse": special("train/images/b.png", tarfile.GNUTYPE_SPARSE),
+    "sparse, 5 TB": pax("train/images/b.png", GNU_sparse_map="0,1", GNU_sparse_size=f"{5 << 40}"),
+    "sparse, 5 TB, 1.0": pax(
+        "train/images/b.png", GNU_sparse_major="1", GNU_sparse_minor="0", GNU_sparse_realsize=f"{5 << 40}"
+    ),
+    "deep": ("train/images/" + "a/" * 900 + "b.png", b"evil"),
+    "long name": ("train/images/" + "a" * 5000, b"evil"),
+    "name with NUL": pax("train/images/b.png", path="train/images/b\0.png"),
     "parent": ("../evil", b"evil"),
     "deep parent": ("train/images/../../../evil", b"evil"),
     "absolute": ("/tmp/evil-of-the-download-test", b"evil"),
@@ -580,11 +795,12 @@ def test_no_member_of_an_archive_gets_out_of_its_folder(tmp_path, evil):
     folder = tmp_path / "in" / "here"
     folder.mkdir(parents=True)
     (folder / "a.tar").write_bytes(tar([EVIL[evil], ("train/out/evil", b"evil")]))
+    (folder / ".train.unpacking").mkdir()  # of a process that was killed
     if evil == "absolute":  # loses its slash and lands inside, next to train/, which alone is kept
         unpack(folder / "a.tar", folder / "train")
         assert not any("of-the-download-test" in path.name for path in tmp_path.rglob("*"))
     else:
-        with pytest.raises(DataError, match="a.tar: .*nothing was unpacked"):
+        with refused("a.tar: .*nothing was unpacked; "):
             unpack(folder / "a.tar", folder / "train")
         assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
             "in",
@@ -606,6 +822,67 @@ def test_archives_that_are_none(tmp_path):
         with pytest.raises(DataError, match=match):
             unpack(archive, tmp_path / "train")
         assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+def spoilt(content, at, value, key=slice(0, 8)):
+    """A tar with one field of a header replaced, and the sum of that header mended."""
+    header = bytearray(content[at : at + 512])
+    header[key] = value.ljust(key.stop - key.start, b"\0")
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    return content[:at] + bytes(header) + content[at + 512 :]
+
+
+MANY = tar([(f"train/images/{i}.png", bytes([65 + i]) * 700) for i in range(50)])
+THIRD, SIZE = 2 * 1024, slice(124, 136)  # where the header of its third member starts; where a header has the size
+BROKEN = {
+    "garbage in a header": MANY[:THIRD] + b"garbage" * 73 + b"!" + MANY[THIRD + 512 :],
+    "zeros for a header": MANY[:THIRD] + bytes(512) + MANY[THIRD + 512 :],
+    "cut before a header": MANY[: THIRD + 1536],
+    "cut in a header": MANY[: THIRD + 1536 + 300],
+    "shorter": spoilt(MANY, THIRD, b"00000000001\0", SIZE),
+    "longer": spoilt(MANY, THIRD, b"00000004000\0", SIZE),
+    "points back": spoilt(MANY, THIRD, b"\xff" * 10 + b"\xfa\0", SIZE),
+    "points to itself": spoilt(MANY, THIRD, b"\xff" * 10 + b"\xfe\0", SIZE),
+    "5 TB": spoilt(MANY, THIRD, b"\x80" + (5 << 40).to_bytes(11, "big"), SIZE),
+    "a header of 1 GB": spoilt(spoilt(MANY, THIRD, b"10000000000\0", SIZE), THIRD, b"x", slice(156, 157)),
+    "names without end": MANY[:THIRD] + spoilt(MANY[THIRD : THIRD + 512], 0, b"L", slice(156, 157)) * 3000,
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_an_archive_that_breaks_off_is_not_taken_for_whole(tmp_path, broken):
+    """Python's tarfile takes a spoilt header for the end of the archive."""
+    (tmp_path / "a.tar").write_bytes(BROKEN[broken])
+    with refused("a.tar: .*; nothing was unpacked; delete it"):
+        unpack(tmp_path / "a.tar", tmp_path / "train")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 8), st.integers(0, 511), st.binary(min_size=1, max_size=12))
+def test_any_header_is_unpacked_or_refused(tmp_path, member, place, value):
+    place = min(place, 512 - len(value))
+    at = member * 1024 if member < 2 else THIRD + (member - 2) * 1536
+    few = MANY[: THIRD + 7 * 1536] + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(spoilt(few, at, value, slice(place, place + len(value))))
+    try:
+        unpack(tmp_path / "a.tar", tmp_path / "train")
+    except DataError:
+        assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+    else:
+        shutil.rmtree(tmp_path / "train")
+
+
+def test_a_disk_that_is_full_while_an_archive_is_unpacked(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.tar").write_bytes(MANY)
+    monkeypatch.setattr(tarfile, "copyfileobj", full)
+    with refused("a.tar: .*No space left on device; nothing was unpacked; start again"):
+        unpack(tmp_path / "a.tar", tmp_path / "train")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
 def test_an_archive_without_a_folder_on_top(tmp_path):
@@ -630,6 +907,13 @@ def test_the_command_line_of_movi(movi, tmp_path, capsys):
     assert f"{SHARDS[0]} is missing" in capsys.readouterr().out
     assert main(["movi_a", "--verify", "--dest", str(tmp_path / "none")]) == 1
     assert "nothing was downloaded here" in capsys.readouterr().err
+
+
+def test_a_python_whose_archives_have_no_filters_is_refused():
+    root = download.ROOT
+    assert tomllib.loads((root / "pyproject.toml").read_text())["project"]["requires-python"] == ">=3.11.4"
+    assert "sys.version_info < (3, 11, 4)" in (root / "Makefile").read_text()
+    assert "python>=3.11.4" in (root / "environment.yml").read_text()
 
 
 @pytest.mark.parametrize("arguments", [[], ["movi_b"], ["movi_a", "--split", "test"], ["movi_a", "--resolution", "64"]])
