@@ -20,7 +20,8 @@ def slots(models: dict[str, nn.Module], pictures: Tensor, change: Callable[[Tens
         shown = [pictures[index]] if change is None else [pictures[index], change(pictures[index])]
         torch.manual_seed(noise)
         with torch.no_grad():
-            out = models[model](torch.stack(shown), temperature)
+            on = next(models[model].parameters()).device  # training leaves a model where it ran
+            out = models[model](torch.stack(shown).to(on), temperature)
         rows = zip(shown, out.reconstruction, out.masks, out.pictures, strict=True)
         plots.grid([plots.slot_panels(*row) for row in rows], ["picture", "rebuilt", "masks"])
         plt.show()

@@ -4,9 +4,12 @@ The palette is Paul Tol's (his "muted" scheme, then "bright"), safe for colour-b
 in every figure of the workbook. Introduced in notebooks/ex_slot1.ipynb.
 """
 
+import base64
+import html
 import io
 import os
 from collections.abc import Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,13 +23,13 @@ from torch import Tensor
 
 from lib import results
 
-#: Slot k's colour; 13 slots are the most any notebook uses.
+#: Slot k's colour; from the 14th slot on they come again, darker each time.
 SLOTS = (
     "#332288", "#DDCC77", "#44AA99", "#CC6677", "#88CCEE", "#AA4499", "#117733",
     "#EE7733", "#0077BB", "#BBBBBB", "#999933", "#882255", "#EE3377",
 )  # fmt: skip
 SLOT_MAP = ListedColormap([to_rgb(c) for c in SLOTS])
-LIMIT = 300_000  # bytes a figure may have
+LIMIT = 300_000  # bytes a committed figure may have
 
 
 def picture(image: Tensor) -> np.ndarray:
@@ -37,15 +40,15 @@ def picture(image: Tensor) -> np.ndarray:
 def overlay(image: Tensor, masks: Tensor, strength: float = 0.65) -> np.ndarray:
     """Winner-takes-all masks `[K, H, W]` in slot colours over a greyed picture `[3, H, W]`: `[H, W, 3]` in 0..1."""
     grey = picture(image).mean(-1, keepdims=True)
-    colours = np.array(SLOT_MAP.colors)[masks.detach().cpu().argmax(0).numpy()]
+    again, slot = np.divmod(masks.detach().cpu().argmax(0).numpy(), len(SLOTS))
+    colours = np.array(SLOT_MAP.colors)[slot] * 0.7 ** again[..., None]
     return (1 - strength) * grey + strength * colours
 
 
 def labels(ids: Tensor) -> np.ndarray:
     """Ids `[H, W]` to `[H, W, 3]`: background black, object i in slot colour i+1."""
     ids = ids.cpu().numpy().astype(int)
-    colours = np.vstack([np.zeros(3), np.array(SLOT_MAP.colors)[1:], np.array(SLOT_MAP.colors)[:1]])
-    return colours[np.where(ids == 0, 0, (ids - 1) % (len(colours) - 1) + 1)]
+    return np.array(SLOT_MAP.colors)[ids % len(SLOTS)] * (ids != 0)[..., None]
 
 
 def match(masks: Tensor, reference: Tensor) -> Tensor:
@@ -96,9 +99,8 @@ def curves(
     axis: plt.Axes, histories: dict[str, list[list[dict[str, float]]]], metric: str, ylabel: str, log: bool = False
 ) -> None:
     """Mean over seeds of one metric against steps, a line a configuration, with a band of one standard deviation."""
-    for colour, (name, runs) in zip(
-        (*SLOTS[:1], *SLOTS[3:4], *SLOTS[2:3], *SLOTS[1:2]), histories.items(), strict=False
-    ):
+    colours = cycle(SLOTS[i] for i in (0, 3, 2, 1, *range(4, len(SLOTS))))
+    for colour, (name, runs) in zip(colours, histories.items(), strict=False):
         steps = [row["step"] for row in runs[0] if metric in row]
         values = np.array([[row[metric] for row in run if metric in row] for run in runs])
         mean, sd = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else 0
@@ -112,17 +114,12 @@ def save(figure: Figure, name: str) -> None:
     """Write `figures/<name>.png` under the output folder, show these very bytes in the notebook, and close the figure.
 
     Of 256 colours where that makes the file smaller, which is nearly always.
-
-    Raises:
-        ValueError: the picture has more than 300 KB; make it smaller or show less.
     """
     drawn, fewer = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
     plt.close(figure)  # else the notebook would draw it a second time
     _fewer_colours(Image.open(drawn).convert("RGB")).save(fewer, "PNG", optimize=True)
     content = min(drawn.getvalue(), fewer.getvalue(), key=len)
-    if len(content) > LIMIT:
-        raise ValueError(f"figure {name} has {len(content)} bytes, the limit is {LIMIT}; make it smaller or show less")
     _write(name, "png", content)
     display.display(display.Image(content))
 
@@ -137,23 +134,27 @@ def _fewer_colours(picture: Image.Image) -> Image.Image:
     return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
-def film(frames: Sequence[np.ndarray], name: str, milliseconds: int = 120) -> bytes:
-    """Write `figures/<name>.gif` under the output folder from pictures `[H, W, 3]` in 0..1, and return its bytes.
+def film(frames: Sequence[np.ndarray], name: str, alt: str, milliseconds: int = 120) -> None:
+    """Write `figures/<name>.gif` under the output folder from pictures `[H, W, 3]` in 0..1, and show it.
 
-    Raises:
-        ValueError: the film is too large; show fewer or smaller frames.
+    One palette for all frames: no colour changes from frame to frame. Shown as HTML with `alt` in place of the film
+    where there are no pictures: of a bare image/gif, nbconvert shows only the name of the object.
     """
-    pictures = [Image.fromarray((f * 255).round().astype(np.uint8)).quantize(32) for f in frames]
-    buffer = io.BytesIO()
-    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
-    if len(buffer.getvalue()) > LIMIT:
-        raise ValueError(f"film {name} has {len(buffer.getvalue())} bytes, the limit is {LIMIT}; show less")
+    pixels = np.stack([(f * 255).round().astype(np.uint8) for f in frames])
+    _, height, width, _ = pixels.shape
+    strip, buffer = _fewer_colours(Image.fromarray(pixels.reshape(-1, width, 3))), io.BytesIO()
+    first, *others = (strip.crop((0, y, width, y + height)) for y in range(0, strip.height, height))
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
     _write(name, "gif", buffer.getvalue())
-    return buffer.getvalue()
+    source = base64.b64encode(buffer.getvalue()).decode()
+    image = f'<img src="data:image/gif;base64,{source}" alt="{html.escape(alt)}" width="{3 * width // 2}">'
+    display.display({"text/html": image, "text/plain": alt}, raw=True)
 
 
 def _write(name: str, suffix: str, content: bytes) -> None:
     """Write `figures/<name>.<suffix>` under the output folder; two replays may draw the same figure at once."""
+    if len(content) > LIMIT:  # no reason to lose the training before it
+        print(f"figure {name} has {len(content)} bytes, a committed one may have {LIMIT}; show less or make it smaller")
     path = results.out() / "figures" / f"{name}.{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.{suffix}")

@@ -1,14 +1,21 @@
 """Figures: few bytes, the same in the file and in the notebook, and the colours that were meant."""
 
+import base64
+import html
 import io
+import re
 
 import matplotlib.pyplot as plt
+import nbconvert
+import nbformat
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lib import plots
+from lib import ROOT, explore, plots
+from lib.data.movi import MoviDataset
+from lib.models.autoencoder import Autoencoder
 
 
 @pytest.fixture
@@ -16,7 +23,7 @@ def shown(tmp_path, monkeypatch):
     """What a notebook would show; figures are written to tmp_path."""
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
     found = []
-    monkeypatch.setattr(plots.display, "display", found.append)
+    monkeypatch.setattr(plots.display, "display", lambda shown, raw=False: found.append(shown))
     return found
 
 
@@ -66,13 +73,44 @@ def test_the_first_component_is_what_varies_most():
     assert np.corrcoef(found[0, :, 0], values)[0, 1] > 0.99
 
 
-def test_too_large_a_figure_leaves_nothing(tmp_path, shown):
-    noise = np.random.default_rng(0).random((700, 700, 3))
-    figure = plt.figure(figsize=(7, 7))
-    figure.add_axes((0, 0, 1, 1)).imshow(noise, interpolation="nearest")
-    with pytest.raises(ValueError, match="figure big has .* the limit is 300000"):
-        plots.save(figure, "big")
-    assert not shown and not plt.get_fignums() and not (tmp_path / "figures").exists()
+def test_too_large_a_figure_is_shown_with_a_warning_of_one_line(tmp_path, shown, capsys, monkeypatch):
+    """Whatever was trained for it is not lost."""
+    monkeypatch.setattr(plots, "LIMIT", 10_000)
+    noise = np.random.default_rng(0).random((100, 100, 3))
+    plots.save(plots.grid([[noise]]), "big")
+    plots.film([noise, noise[::-1]], "long", "noise")
+    warnings = capsys.readouterr().out.splitlines()
+    assert [line.split(" has ")[0] for line in warnings] == ["figure big", "figure long"]
+    assert len(shown) == 2 and not plt.get_fignums()
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {"big.png", "long.gif"}
+
+
+@pytest.mark.parametrize("number", [1, 13, 14, 30])
+def test_any_number_of_slots_and_of_lines(number):
+    """The first 13 have the colours of the palette, all of them one of their own."""
+    masks = torch.eye(number)[:, None]
+    shown = plots.overlay(torch.zeros(3, 1, number), masks, strength=1.0)[0]
+    assert np.allclose(shown[:13], np.array(plots.SLOT_MAP.colors)[:number])
+    assert len(np.unique(shown.round(4), axis=0)) == number
+    ids = plots.labels(torch.arange(number + 1)[None])[0]
+    assert not ids[0].any() and np.allclose(ids[1:], [plots.SLOT_MAP.colors[i % 13] for i in range(1, number + 1)])
+    figure, axis = plt.subplots()
+    plots.curves(axis, {f"{i}": [[{"step": 0, "a": i}, {"step": 1, "a": i}]] for i in range(number)}, "a", "a")
+    colours = [line.get_color() for line in axis.lines]
+    assert len(colours) == number and len(set(colours[:13])) == min(number, 13)
+    assert colours[:4] == [plots.SLOTS[i] for i in (0, 3, 2, 1)][:number]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("change", [None, lambda picture: 1 - picture])
+def test_the_slider_draws_any_number_of_slots(change, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    model = Autoencoder(size=16, num_slots=15)
+    widget = explore.slots({"a": model}, torch.rand(2, 3, 16, 16), change)
+    widget.f(model="a", index=1, temperature=1.0, noise=3)
+    rows = 1 if change is None else 2
+    assert len([axis for axis in plt.gcf().axes if axis.images]) == rows * (3 + 15)
+    plt.close("all")
 
 
 def test_outside_a_notebook_a_figure_is_written_all_the_same(tmp_path, monkeypatch):
@@ -81,7 +119,32 @@ def test_outside_a_notebook_a_figure_is_written_all_the_same(tmp_path, monkeypat
     assert (tmp_path / "figures" / "a.png").exists()
 
 
-def test_a_film_is_written_and_returned(tmp_path, shown):
-    content = plots.film([gradient(), gradient()[::-1]], "a")
-    assert (tmp_path / "figures" / "a.gif").read_bytes() == content
+def test_a_film_has_one_palette(tmp_path, shown):
+    """What is red stays red, and equal colours of different frames stay equal."""
+    scene = MoviDataset(ROOT / "data" / "movi_a", "validation", fields=("video", "segmentations"))[1]
+    truth = [plots.labels(torch.from_numpy(m)) for m in scene.masks[:8]]
+    frames = [np.concatenate([p / 255, t], axis=1) for p, t in zip(scene.video[:8], truth, strict=True)]
+    plots.film(frames, "a", 'truth & "slots"')
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["a.gif"]
+    content = (tmp_path / "figures" / "a.gif").read_bytes()
+    film, found = Image.open(io.BytesIO(content)), []
+    for frame in range(film.n_frames):
+        film.seek(frame)
+        found.append(np.asarray(film.convert("RGB"), float))
+    assert len(found) == 8
+    error = np.abs(np.stack(found) - 255 * np.stack(frames)).max(-1)
+    assert np.quantile(error, 0.99) < 12  # median cut of 32 colours a frame: 50
+    drawn, right = np.stack(found)[:, :, 128:], (255 * np.stack(truth)).round()
+    for colour in np.unique(right.reshape(-1, 3), axis=0):
+        assert len(np.unique(drawn[(right == colour).all(-1)], axis=0)) == 1
+
+
+def test_a_film_is_seen_in_a_page_and_read_without_pictures(tmp_path, shown):
+    plots.film([gradient(), gradient()[::-1]], "a", 'truth & "slots"')
+    source = base64.b64encode((tmp_path / "figures" / "a.gif").read_bytes()).decode()
+    output = nbformat.v4.new_output("display_data", data=shown[0])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[output])])
+    page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+    image = re.search(rf'<img [^>]*src="data:image/gif;base64,{re.escape(source)}"[^>]*>', page)[0]
+    assert 'truth & "slots"' in html.unescape(image) and "IPython.core" not in page
+    assert shown[0]["text/plain"] == 'truth & "slots"'
