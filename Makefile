@@ -1,4 +1,4 @@
-# Two commands, each from a clean clone: `make results` and `make test`. `make lab` opens JupyterLab.
+# Two commands, each from a clean clone: `make results` and `make test`. `make lab` opens copies in JupyterLab.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export TQDM_MININTERVAL ?= 1
@@ -20,7 +20,7 @@ readme: .venv/ready
 	$(BIN)/python -m lib.results
 
 lab: .venv/ready
-	$(BIN)/jupyter lab --LabApp.default_url="/lab/tree/notebooks/index.md?factory=Markdown%20Preview"
+	$(BIN)/python -m lib.run --lab
 
 # --no-deps: the lock is complete, and pip need not resolve what is resolved already.
 .venv/ready: requirements.txt pyproject.toml

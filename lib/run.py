@@ -2,39 +2,53 @@
 
 papermill executes; this module is strict where papermill is lenient: unknown or mistyped parameters stop everything
 before the first cell runs. A finished notebook is moved into place whole; a failed one is kept with its traceback.
+`--lab` opens copies in JupyterLab instead.
 """
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
+import platform
+import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import nbformat
-import papermill
-import yaml
-from jupyter_client.kernelspec import NoSuchKernel
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.exceptions import PapermillExecutionError
-from tqdm import tqdm
+try:
+    import nbformat
+    import papermill
+    from ipykernel.kernelspec import get_kernel_dict
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from tqdm import tqdm
 
-from lib import ROOT, preflight
+    from lib import ROOT, preflight
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    print(f"lib.run: {error} for {sys.executable}; run .venv/bin/python -m lib.run (make sets it up)", file=sys.stderr)
+    sys.exit(2)
 
 #: Seconds a cell may take: the default profile only loads and measures, the others train.
 TIME_LIMIT = {"default": 300, "smoke": 300, "gpu": 4 * 3600, "paper": 48 * 3600}
+#: JupyterLab shows Markdown rendered, and fetches no news.
+LAB = {
+    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
+}
 
 
-def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: int) -> dict[str, Any]:
+def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: int | None) -> dict[str, Any]:
     """Run one notebook; returns `{"notebook", "status", "seconds", "metrics", "detail"}` and never raises for it."""
     target = out / "notebooks" / f"{name}.ipynb"
     failed, partial = target.with_suffix(".failed.ipynb"), target.with_name(f".{name}.partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
     os.environ |= {"SLOTS_OUT": str(out), "SLOTS_PROFILE": profile, "TQDM_DISABLE": "1"}
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     row = {"notebook": name, "status": "ok", "seconds": 0.0, "metrics": "", "detail": ""}
     begun = time.monotonic()
     try:
@@ -59,11 +73,11 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
         row |= {"status": "TIMEOUT", "detail": f"a cell took longer than {limit} s; raise it with --time-limit"}
     except DeadKernelError:
         row |= {"status": "DIED", "detail": "the kernel died, most likely out of memory; try --profile smoke"}
-    except NoSuchKernel:
-        row |= {"status": "FAILED", "detail": "no kernel named python3; install ipykernel (make does)"}
     except KeyboardInterrupt:
         partial.unlink(missing_ok=True)
         raise
+    except Exception as error:  # a kernel that does not start, a full disk: the next notebook may still run
+        row |= {"status": "FAILED", "detail": f"{type(error).__name__}: {error}"}
     finally:
         row["seconds"] = time.monotonic() - begun
         if partial.exists():
@@ -83,8 +97,14 @@ def clean(path: Path) -> None:
             cell.metadata.pop(name, None)
         if not cell.metadata.get("tags", ["kept"]):
             cell.metadata.pop("tags")
+    write(path, nbformat.writes(notebook) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    nbformat.write(notebook, temporary)
+    temporary.write_text(text)
     os.replace(temporary, path)
 
 
@@ -93,11 +113,14 @@ def headline(out: Path, name: str) -> str:
     path = out / "figures" / "results" / f"{name}.json"
     if not path.exists():
         return ""
-    document = json.loads(path.read_text())
-    config, metric = document["headline"]["config"], document["headline"]["metric"]
-    value = document["summary"][config][metric]
-    spread = f" ± {value['sd']:.3f} (n={value['n']})" if value["sd"] is not None else ""
-    return f"{config} {metric} {value['mean']:.3f}{spread}"
+    try:
+        document = json.loads(path.read_text())
+        config, metric = document["headline"]["config"], document["headline"]["metric"]
+        value = document["summary"][config][metric]
+        spread = f" ± {value['sd']:.3f} (n={value['n']})" if value["sd"] is not None else ""
+        return f"{config} {metric} {value['mean']:.3f}{spread}"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"no number in figures/results/{path.name}: {type(error).__name__} {error}"
 
 
 def describe() -> str:
@@ -112,39 +135,96 @@ def describe() -> str:
     return "\n\n".join([*blocks, f"profiles: {', '.join(preflight.profiles())}"])
 
 
+def writable(out: Path | str, changed: bool) -> Path:
+    """The output folder, made ready. `Refused` if it cannot be written, or `changed` would replace the committed."""
+    path = Path(out).resolve()
+    if not str(out):
+        raise preflight.Refused("--out is empty; give a folder")
+    if path == ROOT and changed:
+        raise preflight.Refused("committed outputs are those of the defaults; give another --out for other parameters")
+    try:
+        for folder in (path / "notebooks", path / "figures" / "results"):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, ValueError) as error:
+        raise preflight.Refused(f"cannot write to --out {out}: {error}") from error
+    return path
+
+
+def explore(folder: Path) -> list[str]:
+    """Copy the notebooks to `folder`; returns the command that opens JupyterLab there.
+
+    A copy is renewed until the user changes it; that the committed one has changed since is said, no more. It carries
+    this kernel's names, else JupyterLab takes it for modified as soon as it is opened.
+    """
+    record, known = folder / ".copied.json", {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(record.read_text())
+    kernel, up = get_kernel_dict(), os.path.relpath(preflight.NOTEBOOKS.parent, folder)
+    for name in ("index.md", *(f"{n}.ipynb" for n in preflight.series())):
+        copy, text = folder / name, (preflight.NOTEBOOKS / name).read_text().replace("](../", f"]({up}/")
+        if name != "index.md":
+            notebook = nbformat.reads(text, as_version=4)
+            notebook.metadata.kernelspec.display_name = kernel["display_name"]
+            notebook.metadata.language_info.version = platform.python_version()
+            text = nbformat.writes(notebook) + "\n"
+        new = hashlib.sha256(text.encode()).hexdigest()
+        if not copy.exists() or hashlib.sha256(copy.read_bytes()).hexdigest() == known.get(name):
+            write(copy, text)
+            known[name] = new
+        elif known.get(name) != new:
+            print(f"kept your {os.path.relpath(copy)}; notebooks/{name} has changed since: move yours away to get it")
+    write(record, json.dumps(known))
+    write(folder / ".lab" / "overrides.json", json.dumps(LAB))
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}"]
+    command += [f"--LabApp.default_url=/lab/tree/{os.path.relpath(folder, ROOT)}/index.md"]
+    command += [f"--LabApp.app_settings_dir={folder / '.lab'}"]
+    return [*command, *["--allow-root"] * (os.geteuid() == 0)]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; exit status 0 if every notebook ran, 1 if one failed, 2 if refused, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m lib.run", description="Run the workbook headless.")
+    parser.epilog = "To refresh what is committed: python -m lib.run --remeasure --out ."
+    parser._negative_number_matcher = re.compile(r"-\.?\d.*")  # argparse takes -1.0e-3 for an option
     parser.add_argument(
         "notebooks", nargs="*", metavar="NOTEBOOK", help="names such as ex_slot1; all when none is given"
     )
     parser.add_argument("--profile", default="default", help="default, or a file in notebooks/params")
     parser.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    parser.add_argument("--out", type=Path, help="where everything is written (default: runs/PROFILE)")
-    parser.add_argument("--time-limit", type=int, metavar="S", help="seconds a cell may take")
+    parser.add_argument("--out", help="where everything is written (default: runs/PROFILE, with -p one of its own)")
+    parser.add_argument("--time-limit", type=int, metavar="S", help="seconds a cell may take; with -p there is none")
+    parser.add_argument("--remeasure", action="store_true", help="measure anew what other code had measured")
     parser.add_argument("--list", action="store_true", help="show the notebooks, their questions and parameters")
+    parser.add_argument("--lab", action="store_true", help="open copies in runs/explore in JupyterLab (make lab)")
     options = parser.parse_args(arguments)
     if options.list:
         print(describe())
         return 0
-    out = (options.out or ROOT / "runs" / options.profile).resolve()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if options.lab:
+        command = explore(ROOT / "runs" / "explore" / "notebooks")
+        os.execv(command[0], command)
+    profile = folder = options.profile
     try:
-        names = [Path(n).stem for n in options.notebooks]
-        plans = preflight.plan(names, options.profile, {k: yaml.safe_load(v) for k, v in options.given})
-        if out == ROOT and any(plans.values()):
-            raise preflight.Refused(
-                "committed notebooks carry their default outputs; give another --out for other parameters"
-            )
-    except (preflight.Refused, yaml.YAMLError) as error:
+        given = {k: preflight.read(v, f"-p {k}") for k, v in options.given}
+        plans = preflight.plan(options.notebooks, profile, given)
+        if given:
+            profile += f" with {', '.join(f'{k}={v}' for k, v in given.items())}"
+            folder = f"{'-'.join([folder, *given])[:80]}-{hashlib.sha256(profile.encode()).hexdigest()[:8]}"
+        out = writable(ROOT / "runs" / folder if options.out is None else options.out, any(plans.values()))
+    except preflight.Refused as error:
         print(f"lib.run: {error}", file=sys.stderr)
         return 2
-    limit = options.time_limit or TIME_LIMIT.get(options.profile, TIME_LIMIT["paper"])
+    limit = None if given or options.remeasure else TIME_LIMIT.get(options.profile, TIME_LIMIT["paper"])
+    if options.remeasure:
+        os.environ["SLOTS_REMEASURE"] = "1"  # read by lib.sweeps in the kernels
     rows, status = [], 0
     bar = tqdm(plans.items(), desc="notebooks", position=0, disable=None)
     try:
         for name, values in bar:
             bar.set_postfix_str(name)
-            rows.append(execute(name, values, options.profile, out, limit))
+            rows.append(execute(name, values, profile, out, options.time_limit or limit))
     except KeyboardInterrupt:
         status = 130
         left = [n for n in plans if n not in {r["notebook"] for r in rows}]

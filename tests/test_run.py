@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from ipykernel.kernelspec import get_kernel_dict
+from jupyterlab.commands import get_app_dir
+from jupyterlab_server.settings_utils import get_settings
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lib import ROOT, preflight, run
@@ -31,6 +36,7 @@ def notebook(name: str, *cells: str):
     made.cells.append(new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
     made.cells += [new_code_cell(c.replace("NAME", name)) for c in cells]
     made.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    made.metadata["language_info"] = {"name": "python", "version": "3.0.0"}
     return made
 
 
@@ -59,13 +65,125 @@ def house(tmp_path, monkeypatch):
         (["-p", "fast", "1"], "fast wants bool, got int 1"),
         (["-p", "seeds", "0"], "seeds wants list, got int 0"),
         (["-p", "name", "3"], "name wants str, got int 3"),
-        (["-p", "name", "[1"], "while parsing"),
+        (["-p", "name", "[1"], "-p name: while parsing"),
+        (["-p", "name", "2024-13-45", "-p", "lr", "2024-01-01"], "lr wants float, got str '2024-01-01'"),
+        (["-p", "steps", "0x_"], "steps wants int, got str '0x_'"),
+        (["-p", "steps", "010"], "steps wants int, got str '010'"),
+        (["-p", "steps", "1:30"], "steps wants int, got str '1:30'"),
+        (["-p", "steps", "9" * 5000], "steps wants int, got str '999"),
+        (["-p", "steps", '!!int "0x_"'], "-p steps: invalid literal for int"),
+        (["-p", "steps", "0"], "steps wants more than 0, got 0"),
+        (["-p", "lr", "1e400"], "lr wants float, got str '1e400'"),
+        (["-p", "lr", "1.0e+400"], "lr wants float, got float inf"),
+        (["-p", "lr", "-1.0e-3"], "lr wants more than 0, got -0.001"),
+        (["-p", "seeds", '["0"]'], "seeds wants int, got str '0'"),
+        (["-p", "seeds", "[1e-3]"], "seeds wants int, got str '1e-3'"),
+        (["-p", "seeds", "[null]"], "seeds wants int, got NoneType None"),
+        (["-p", "seeds", "[]"], "seeds wants at least one item"),
+        (["-p", "seeds", "[&a [1], *a]"], "-p seeds: anchors are not taken"),
+        (["-p", "name", "[" * 1000], "-p name: "),
+        (["-p", "name", "[" * 10001], "-p name: more than 10,000 characters"),
+        (["/elsewhere/one.ipynb"], "unknown notebook: '/elsewhere/one.ipynb'"),
+        (["one.txt"], "unknown notebook: 'one.txt'; did you mean one"),
     ],
 )
 def test_refused_before_anything_runs(house, tmp_path, capsys, arguments, message):
     assert run.main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- 1\n- 2", "smoke.yaml: [1, 2] is no list of `name: value`"),
+        (b"steps", "smoke.yaml: 'steps' is no list"),
+        (b"3", "smoke.yaml: 3 is no list"),
+        (b"3: 4", "smoke.yaml: {3: 4} is no list"),
+        ("name: é".encode("latin-1"), "smoke.yaml: "),
+        (b"steps: " + b"9" * 5000, "steps wants int, got str '999"),
+        (b"seeds: &a [1]\n" + b"seeds: [*a, *a]\n" * 30, "smoke.yaml: anchors are not taken"),
+        (b"steps: 1\n  lr: 2", "smoke.yaml: mapping values"),
+    ],
+)
+def test_parameter_files_that_cannot_be_read(house, capsys, content, message):
+    (house / "params" / "smoke.yaml").write_bytes(content)
+    assert run.main(["--profile", "smoke"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error) < 400
+
+
+@pytest.mark.parametrize("out", ["", "file", "file/below", "/proc/nowhere"])
+def test_an_output_folder_that_cannot_be_written_is_refused(house, tmp_path, capsys, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    assert run.main(["--out", out]) == 2
+    error = capsys.readouterr().err
+    assert "--out" in error and "Traceback" not in error and Path("file").read_text() == "mine"
+
+
+def test_a_notebook_may_be_named_by_its_path(house, monkeypatch):
+    monkeypatch.chdir(house)
+    assert list(preflight.plan(["./one.ipynb", str(house / "two.ipynb"), "three"], "default", {})) == [
+        "one", "two", "three"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder", "profile", "limit"),
+    [
+        ([], "default", "default", 300),
+        (["--profile", "smoke"], "smoke", "smoke", 300),
+        (["-p", "steps", "5", "-p", "seeds", "[1]"], "default-steps-seeds-", "default with steps=5, seeds=[1]", None),
+        (["--profile", "smoke", "-p", "steps", "5"], "smoke-steps-", "smoke with steps=5", None),
+        (["-p", "steps", "5", "--time-limit", "9"], "default-steps-", "default with steps=5", 9),
+        (["--remeasure"], "default", "default", None),
+    ],
+)
+def test_other_parameters_have_a_folder_a_name_and_time(house, monkeypatch, arguments, folder, profile, limit):
+    seen = []
+    monkeypatch.setattr(run, "ROOT", house)
+    monkeypatch.setenv("SLOTS_REMEASURE", "")
+    monkeypatch.setattr(run, "execute", lambda *given: seen.append(given) or {"notebook": "one", "status": "ok",
+        "seconds": 0, "metrics": "", "detail": ""})  # fmt: skip
+    assert run.main(["one", *arguments]) == 0
+    (_, _, told, out, allowed) = seen[0]
+    assert (told, out.parent, allowed) == (profile, house / "runs", limit)
+    assert out.name == folder or (folder.endswith("-") and out.name.startswith(folder))
+    assert os.environ["SLOTS_REMEASURE"] == "1" * ("--remeasure" in arguments)
+
+
+NO_NUMBER = '{"headline": {"config": "a", "metric": "m"}, "summary": {"a": {"m": {"mean": null, "sd": null, "n": 0}}}}'
+
+
+@pytest.mark.parametrize("content", ["null", "[]", NO_NUMBER[:20], '{"headline": null}', "{}", NO_NUMBER])
+def test_damaged_results_have_no_headline(tmp_path, content):
+    (tmp_path / "figures" / "results").mkdir(parents=True)
+    (tmp_path / "figures" / "results" / "x.json").write_text(content)
+    assert run.headline(tmp_path, "x").startswith("no number in figures/results/x.json: ")
+
+
+def test_what_one_notebook_leaves_behind_stops_no_other(house, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run, "headline", lambda out, name: name if name == "two" else {}["headline"])
+    assert run.main(["one", "two", "--out", str(tmp_path / "out")]) == 1
+    one, two = capsys.readouterr().out.splitlines()[2:4]
+    assert "FAILED" in one and "KeyError: 'headline'" in one and two.split()[:2] == ["two", "ok"]
+
+
+def test_a_kernel_that_does_not_start_is_a_row_of_the_table(house, tmp_path, capsys, monkeypatch):
+    spec = {"argv": [sys.executable, "-c", "raise SystemExit(3)"], "display_name": "x", "language": "python"}
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert run.main(["one", "two", "--out", str(tmp_path / "out")]) == 1
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in table[2:4]] == [["one", "FAILED"], ["two", "FAILED"]]
+
+
+def test_a_missing_package_is_one_line():
+    run_it = subprocess.run([sys.executable, "-S", "-m", "lib.run", "--list"], cwd=ROOT, capture_output=True, text=True)
+    assert run_it.returncode == 2 and len(run_it.stderr.splitlines()) == 1
+    assert "No module named" in run_it.stderr and ".venv/bin/python -m lib.run" in run_it.stderr
 
 
 def test_a_profile_key_that_no_notebook_takes_is_refused(house, capsys):
@@ -145,6 +263,50 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_pa
     assert process.returncode == 130
     assert "stopped" in text and "ours fg_ari" in text
     assert [p.name for p in (out / "notebooks").iterdir()] == ["one.ipynb"]
+
+
+def test_jupyterlab_opens_copies_that_are_renewed_until_they_are_changed(house, tmp_path, capsys):
+    (house / "index.md").write_text("[one](one.ipynb) ![x](../figures/x.png)")
+    folder = tmp_path / "deep" / "explore" / "notebooks"
+    run.explore(folder)
+    copy = nbformat.read(folder / "one.ipynb", as_version=4)
+    assert copy.cells == nbformat.read(house / "one.ipynb", as_version=4).cells
+    assert copy.metadata.kernelspec.display_name == get_kernel_dict()["display_name"]
+    assert copy.metadata.language_info.version == platform.python_version()
+    figure = re.search(r"!.*\((.*)\)", (folder / "index.md").read_text())[1]
+    assert (folder / figure).resolve() == (house.parent / "figures" / "x.png")
+
+    (folder / "one.ipynb").write_text("mine")
+    nbformat.write(notebook("two", "print(2)"), house / "two.ipynb")
+    capsys.readouterr()
+    run.explore(folder)
+    assert (folder / "one.ipynb").read_text() == "mine" and "print(2)" in (folder / "two.ipynb").read_text()
+    assert not capsys.readouterr().out, "nothing is new for the one that was changed"
+    nbformat.write(notebook("one", "print(1)"), house / "one.ipynb")
+    (folder / ".copied.json").write_text("{")
+    run.explore(folder)
+    assert (folder / "one.ipynb").read_text() == "mine" and "kept your" in capsys.readouterr().out
+
+
+def test_jupyterlab_is_told_to_render_markdown_and_to_leave_the_news(house, tmp_path, monkeypatch):
+    (house / "index.md").write_text("")
+    told = []
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(os, "execv", lambda *command: told.append(command))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    run.main(["--lab"])
+    options = dict(a.partition("=")[::2] for a in told[0][1])
+    explore = tmp_path / "runs" / "explore" / "notebooks"
+    assert options["--ServerApp.root_dir"] == str(tmp_path) and "--allow-root" in options
+    assert (tmp_path / options["--LabApp.default_url"].removeprefix("/lab/tree/")).samefile(explore / "index.md")
+    settings = options["--LabApp.app_settings_dir"]
+    schemas = Path(get_app_dir()) / "schemas"
+    for plugin, key, value in (
+        ("docmanager-extension:plugin", "defaultViewers", {"markdown": "Markdown Preview"}),
+        ("apputils-extension:notification", "fetchNews", "false"),
+    ):
+        found = get_settings(settings, str(schemas), str(tmp_path), f"@jupyterlab/{plugin}")[0]
+        assert found["schema"]["properties"][key]["default"] == value
 
 
 @pytest.mark.parametrize("profile", ["smoke", "gpu", "paper"])
