@@ -1,20 +1,27 @@
 """One JSON a run: the only source of numbers for tables, README and figures. Where output goes is decided here too."""
 
+import ast
 import json
 import math
 import os
 import platform
 import re
 import time
+from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from IPython import get_ipython
 
 from lib import ROOT, checkpoints
 
+#: Parameters that move no number by more than a verdict allows.
+ALIKE = {"device", "interactive"}
+#: What verdicts say instead, once `write` has found parameters that are not the defaults.
+_differ = ""
 LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric", "papermill")
 
 
@@ -46,13 +53,16 @@ def write(
         headline: configuration and metric that `lib.run` shows in its table.
 
     Raises:
-        ValueError: a run lacks a key, or the headline names no configuration or metric of the runs.
+        ValueError: a run lacks a key, or the headline names no configuration or metric of the runs, though the
+            parameters are the defaults.
     """
+    global _differ
+    _differ = _differences(notebook)
     for run in runs:
         if missing := {"config", "seed", "metrics"} - run.keys():
             raise ValueError(f"a run of {notebook} lacks {sorted(missing)}: {run}")
     summary = summarise(runs)
-    if headline[1] not in summary.get(headline[0], {}):
+    if headline[1] not in summary.get(headline[0], {}) and not _differ:
         raise ValueError(f"headline {headline} is no configuration and metric of {notebook}: {list(summary)}")
     document = {
         "notebook": notebook,
@@ -88,6 +98,17 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float
             for name, column in frame.items()
         }
     return summary
+
+
+def means(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The mean of every metric of every configuration, as `summarise` has it; NaN for what was not run.
+
+    So that a verdict can be asked for although a parameter left a configuration out.
+    """
+    found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(lambda: math.nan))
+    for config, metrics in summarise(runs).items():
+        found[config].update({name: value["mean"] for name, value in metrics.items()})
+    return found
 
 
 def table(summary: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
@@ -145,15 +166,17 @@ def refill(text: str, notebook: str | None = None, folder: Path = ROOT) -> str:
 def check(name: str, value: float, expected: float, atol: float) -> None:
     """Print a verdict that reads the same on every machine, so that nbval can compare it; a regression changes it.
 
-    Introduced in notebooks/ex_slot1.ipynb.
+    After `write`, with other parameters than the notebook's defaults, nothing is compared. Introduced in
+    notebooks/ex_slot1.ipynb.
     """
     stated = f"(expected {expected:g} ± {atol:g})"
-    print(f"{name}: ok {stated}" if abs(value - expected) <= atol else f"{name}: REGRESSION {value:.4f} {stated}")
+    ok = f"ok {stated}" if abs(value - expected) <= atol else f"REGRESSION {value:.4f} {stated}"
+    print(f"{name}: {_differ or ok}")
 
 
 def claim(text: str, holds: bool) -> None:
-    """Print whether a sentence of the notebook still follows from its numbers; checked by nbval like `check`."""
-    print(f"{text}: {'holds' if holds else 'NO LONGER HOLDS'}")
+    """Print whether a sentence of the notebook still follows from its numbers, like `check`."""
+    print(f"{text}: {_differ or ('holds' if holds else 'NO LONGER HOLDS')}")
 
 
 def versions() -> dict[str, str]:
@@ -164,6 +187,20 @@ def versions() -> dict[str, str]:
 def device_name(device: torch.device) -> str:
     """The device in words: the GPU's name, or how many CPU threads."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _differences(notebook: str) -> str:
+    """How the parameters in this kernel differ from the defaults in the committed notebook; "" outside of one."""
+    path, shell = ROOT / "notebooks" / f"{notebook}.ipynb", get_ipython()
+    if shell is None or not path.exists():
+        return ""
+    cells = json.loads(path.read_text())["cells"]
+    source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+    default = {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
+    now = {k: shell.user_ns.get(k) for k in default.keys() - ALIKE}
+    found = [f"{k} {now[k]} instead of {v}" for k, v in default.items() if k in now and now[k] != v]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"not compared: parameters differ ({', '.join(found[:3])}{more})" if found else ""
 
 
 def _plain(value: Any) -> Any:

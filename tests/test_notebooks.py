@@ -3,11 +3,13 @@
 import base64
 import json
 import re
+import symtable
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from ipykernel.kernelspec import get_kernel_dict
 
 from lib import ROOT, preflight
 
@@ -37,11 +39,17 @@ def problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
         found.append("holds an error output")
     if PATHS.search(json.dumps(notebook)):
         found.append(f"names a path of a machine: {PATHS.search(json.dumps(notebook))[0]}")
+    if notebook.metadata.kernelspec.display_name != get_kernel_dict()["display_name"]:
+        found.append("the kernel's name is not that of ipykernel, so JupyterLab opens as modified")
+    parameters = set(re.findall(r"^(\w+):", tagged[0].source, re.M)) if tagged else set()
+    stored = symtable.symtable("\n".join(c.source for c in code if c not in tagged), name, "exec").get_symbols()
+    if again := parameters & {s.get_name() for s in stored if s.is_assigned()}:
+        found.append(f"assigns parameters: {again}, so verdicts cannot tell whether they are the defaults")
     if "widgets" in notebook.metadata or "papermill" in notebook.metadata:
         found.append("metadata of a run (widgets or papermill)")
     lines = sum(len(c.source.splitlines()) for c in code)
-    if lines > 120:
-        found.append(f"{lines} lines of code, counting blank ones, at most 120")
+    if lines > 250:
+        found.append(f"{lines} lines of code, counting blank ones, at most 250")
     pictures = [base64.b64decode(o.data["image/png"]) for o in outputs if "image/png" in o.get("data", {})]
     if not pictures or max(map(len, pictures)) > 300_000:
         found.append("no figure, or one over 300 KB")
@@ -109,7 +117,15 @@ def _path(_, code):
 
 
 def _long(_, code):
-    code[2].source += "\nx = 1" * 120
+    code[2].source += "\nx = 1" * 250
+
+
+def _renamed(notebook, _):
+    notebook.metadata.kernelspec.display_name = "Python 3"
+
+
+def _reassigned(_, code):
+    code[2].source += "\nfor steps in (1, 2):\n    pass"
 
 
 def _untyped(_, code):
@@ -135,7 +151,9 @@ def _unlinked(notebook, _):
         (_swap, "in order"),
         (_error, "error output"),
         (_path, "path of a machine"),
-        (_long, "at most 120"),
+        (_long, "at most 250"),
+        (_renamed, "opens as modified"),
+        (_reassigned, "assigns parameters: {'steps'}"),
         (_untyped, "without type"),
         (_widgets, "metadata of a run"),
         (_heavy, "300 KB"),

@@ -1,9 +1,11 @@
 """Results: honest means, strict JSON, verdicts that read the same everywhere, and documents that quote the files."""
 
+import ast
 import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import mistune
 import pytest
@@ -55,6 +57,36 @@ def test_a_verdict_hides_jitter_and_shows_a_drop(capsys):
     first, second, third, fourth = capsys.readouterr().out.splitlines()
     assert first == second == "FG-ARI: ok (expected 0.71 ± 0.02)"
     assert third.startswith("FG-ARI: REGRESSION 0.5000") and "REGRESSION" in fourth
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"device": "cuda", "interactive": True}, None),
+        ({"photo_steps": 6}, "not compared: parameters differ (photo_steps 6 instead of 800)"),
+        ({"lr": 0.1, "photo_px": 32, "photo_crops": 9, "photo_batch": 2}, "photo_crops 9 instead of 512 and 1 more)"),
+    ],
+)
+def test_verdicts_compare_nothing_once_parameters_differ(tmp_path, monkeypatch, capsys, changed, said):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    monkeypatch.setattr(results, "_differ", "")
+    defaults = {k: ast.literal_eval(p["default"]) for k, p in preflight.parameters("ex_slot5").items()}
+    monkeypatch.setattr(results, "get_ipython", lambda: SimpleNamespace(user_ns=defaults | changed))
+    results.write("ex_slot5", RUNS, params={}, data=DATA, headline=("ours", "fg_ari"))
+    results.check("FG-ARI", 0.5, 0.71, atol=0.02)
+    results.claim("slots beat blocks", False)
+    check, claim = capsys.readouterr().out.splitlines()
+    assert (said or "REGRESSION 0.5000 (expected 0.71 ± 0.02)") in check
+    assert (said or "NO LONGER HOLDS") in claim
+    if said:  # a subset need not hold the headline
+        results.write("ex_slot5", RUNS[3:], params={}, data=DATA, headline=("ours", "fg_ari"))
+
+
+def test_what_was_not_run_has_nan_for_a_mean():
+    means = results.means(RUNS)
+    assert means["ours"] == pytest.approx({"fg_ari": 0.8, "mbo": 0.5})
+    assert math.isnan(means["theirs"]["fg_ari"]) and math.isnan(means["ours"]["nothing"])
 
 
 def test_a_claim_says_when_it_no_longer_holds(capsys):
