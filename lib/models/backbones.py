@@ -3,7 +3,9 @@
 Introduced in notebooks/ex_dino1.ipynb; compared in notebooks/backbone_comparison.ipynb.
 """
 
+import json
 import os
+import re
 import socket
 from importlib import resources
 from importlib.metadata import version
@@ -26,11 +28,13 @@ CLIP = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
 #: The package's own: (byte - 127) / 128.
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 
+CLIP_FILES = ("open_clip_pytorch_model.bin", "open_clip_model.safetensors")
+
 #: Name, timm's architecture, pixel normalisation, patch, and the names that publishers give the file of weights.
 TRANSFORMERS = {
     "dinov2_vits14": ("vit_small_patch14_dinov2", IMAGENET, 14, ("dinov2_vits14_pretrain.pth",)),
     "dino_vits16": ("vit_small_patch16_224.dino", IMAGENET, 16, ("dino_deitsmall16_pretrain.pth",)),
-    "clip_vitb16": ("vit_base_patch16_clip_quickgelu_224.openai", CLIP, 16, ("open_clip_pytorch_model.bin",)),
+    "clip_vitb16": ("vit_base_patch16_clip_quickgelu_224.openai", CLIP, 16, CLIP_FILES),
     "random_vits14": ("vit_small_patch14_dinov2", IMAGENET, 14, ()),
     **{f"vit8_{objective}": ("vit8", IMAGENET, 8, ()) for objective in ("dino", "ibot", "clip", "random")},
 }
@@ -139,8 +143,11 @@ def load(name: str, weights: str | Path | None = None, strides: tuple[int, ...] 
         return Backbone(name, nn.Identity(), IMAGENET, strides[:1], "none")
     architecture, pixels, published = NETWORKS[name]
     state, provenance = _cnn_weights(name, architecture, published, place)
+    with torch.device("meta"):
+        whole = timm.create_model(architecture, num_classes=0)  # the stages that are not used must fit too
+    fit(whole, state, name, provenance, unused=("fc.", "classifier."))
     network = timm.create_model(architecture, features_only=True, out_indices=(0, 1, 2, 3))
-    fit(network, {k: v for k, v in state.items() if k in network.state_dict()}, name, provenance)
+    network.load_state_dict({k: whole.state_dict()[k] for k in network.state_dict()})
     return Backbone(name, network, pixels, strides, provenance)
 
 
@@ -182,17 +189,46 @@ def _transformer(name: str, architecture: str, place: str | Path | None) -> tupl
         return small_vit.restore(name, path or ROOT / "checkpoints" / f"{name}.safetensors")
     if path is None:
         return _from_hub(name, architecture, published, **options), f"timm/{architecture}"
-    state = read(path)
-    if "visual.class_embedding" in state:  # the text tower and the projection to it are of no use here
-        state = {k: v for k, v in state.items() if k.startswith("visual.") and k != "visual.proj"}
+    # DINOv2 trains its blocks in chunks, numbered through.
+    state = {re.sub(r"^blocks\.\d+\.(?=\d)", "blocks.", k): v for k, v in read(path).items()}
     registers = state.get("register_tokens", state.get("reg_token"))
     if name == "dinov2_vits14" and registers is not None:
         architecture = "vit_small_patch14_reg4_dinov2"
-    network = timm.create_model(architecture, **options)
-    wanted = network.state_dict()
-    fitted = {k: v for k, v in checkpoint_filter_fn(state, network).items() if k in wanted}
-    fit(network, fitted, name, path.name)
-    return network, label(path)
+    with torch.device("meta"):
+        network = timm.create_model(architecture, **options)
+    try:
+        fitted = checkpoint_filter_fn(dict(state), network)  # timm's names, positions resampled to its size
+    except Exception:  # no such layout
+        fitted = state
+    kernel = state.get("visual.conv1.weight", state.get("patch_embed.proj.weight"))
+    if kernel is not None:  # never resampled: another patch is another network
+        fitted["patch_embed.proj.weight"] = kernel
+    clip = name == "clip_vitb16"  # its projection to the text tower is not needed; timm leaves out the tower itself
+    fit(network, fitted, name, path.name, unused=("head.",) if clip else ())
+    if clip:
+        _check_activation(path)
+    return network, label(path) + ", registers" * (registers is not None)
+
+
+def _check_activation(path: Path) -> None:
+    """Refuse CLIP that was trained with GELU, which no shape tells; OpenAI's, MetaCLIP and DFN have QuickGELU.
+
+    The publisher's open_clip_config.json beside the file decides, else the names of the file and of its folder.
+    """
+    config = path.with_name("open_clip_config.json")
+    try:
+        quick = config.exists() and json.loads(config.read_text())["model_cfg"].get("quick_gelu", False)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{config} is damaged ({type(error).__name__}); take the publisher's") from error
+    words = ("quickgelu", "openai", "metaclip", "dfn")
+    if not config.exists():
+        quick = any(word in f"{path.parent.name}/{path.name}".lower() for word in words)
+    if quick is not True:
+        raise WeightsError(
+            f"{path}: clip_vitb16 has QuickGELU, and nothing says that this file was trained with it (LAION's and "
+            f"DataComp's were not); put the publisher's open_clip_config.json beside it, or one of {', '.join(words)} "
+            f"into the name of its folder"
+        )
 
 
 def _from_hub(name: str, architecture: str, published: tuple[str, ...], **options) -> nn.Module:

@@ -40,9 +40,10 @@ def restore(name: str, path: Path) -> tuple[VisionTransformer, str]:
     """
     if not path.exists():
         raise WeightsError(f"{path} does not exist; lib.pretraining.train({name.removeprefix('vit8_')!r}) makes it")
-    state = {key.removeprefix("model."): value.float() for key, value in read(path).items()}
+    state = read(path)
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
-    network = build(state["cls_token"].shape[-1], depth) if "cls_token" in state else build()
+    width = state["norm.weight"].numel() if "norm.weight" in state else 0
+    network = build(width, depth) if 0 < width <= 1024 and not width % HEAD_WIDTH and depth <= 48 else build()
     fit(network, state, name, path.name)
     return network, label(path)
 

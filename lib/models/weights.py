@@ -4,11 +4,18 @@ Introduced in notebooks/ex_dino1.ipynb, through lib/models/backbones.py.
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+#: What weights lie in, as a dictionary or as a first part of their names. Of DINO's student and teacher, the teacher
+#: is the published network; what lies beside a backbone, its heads, is left out.
+WRAPPERS = ("state_dict", "model", "teacher", "module", "_orig_mod", "backbone")
+#: Parts of names, and what has them.
+MARKS = {"embeddings.": "layout of transformers", "reg": "registers", ".ls1.": "LayerScale", "layer3.": "a ResNet"}
 
 
 class WeightsError(RuntimeError):
@@ -29,26 +36,73 @@ def find(name: str, published: tuple[str, ...], place: str | Path | None) -> Pat
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name. Raises WeightsError: no safetensors file and no pickle of bare weights."""
+    """Tensors by name, out of what publishers and training wrap around them: see `WRAPPERS`.
+
+    Raises:
+        WeightsError: no safetensors file and no pickle of bare weights.
+    """
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        return state.get("state_dict", state.get("model", state))
+        if not path.is_file() or not path.stat().st_size:
+            raise ValueError("it is empty or no file")
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, weights_only=True, map_location="cpu")
+        for wrapper in 2 * WRAPPERS:  # wrappers of wrappers, in any order
+            state = state[wrapper] if isinstance(state.get(wrapper), dict) else state
+            inside = {k[len(wrapper) + 1 :]: v for k, v in state.items() if str(k).startswith(f"{wrapper}.")}
+            state = inside or state
+        return {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor) and _plain(v)}
     except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"{path} cannot be read as bare weights ({str(error).splitlines()[0]}). A TorchScript archive, such as "
+            f"{path} cannot be read as bare weights ({reason}). A TorchScript archive, such as "
             f"OpenAI's ViT-B-16.pt, is a program and is not run here: take open_clip_pytorch_model.bin or a "
             f"safetensors file of the same model"
         ) from error
 
 
-def fit(network: nn.Module, state: dict[str, Tensor], name: str, source: str) -> None:
-    """Load `state` in place. Raises WeightsError: a tensor is missing, left over or of another shape."""
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"{source} holds no weights of {name}: {' '.join(str(error).split())[:300]}") from error
+def fit(network: nn.Module, state: dict[str, Tensor], name: str, source: str, unused: tuple[str, ...] = ()) -> None:
+    """Load `state` in single precision: names, shapes and kinds of number must be those of `network`, or of its
+    skeleton on torch's meta device, which spares the initial values.
+
+    Names that begin with one of `unused` are left out, and counts of batches may be missing, as in old files. No shape
+    tells heads, activations or the data trained on: of networks that differ in these alone, `label` tells which it is.
+
+    Raises:
+        WeightsError: a tensor is missing, left over, of another shape or kind, or not finite.
+    """
+    state = {k: v for k, v in state.items() if not k.startswith(unused)}
+    wanted = network.state_dict()
+    missing = [k for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
+    other = [f"{k} {_form(state[k])} for {_form(v)}" for k, v in wanted.items() if _form(state.get(k, v)) != _form(v)]
+    faults = {
+        "missing": missing,
+        "left over": [k for k in state if k not in wanted],
+        "of another shape": other,
+        "not finite": [k for k, v in state.items() if not v.float().isfinite().all()],
+    }
+    if any(faults.values()):
+        said = "; ".join(f"{len(v)} {k} ({', '.join(v[:2])})" for k, v in faults.items() if v)
+        raise WeightsError(
+            f"{source} holds no weights of {name}: found {_looks(state)}, expected {_looks(wanted)}: {said}"
+        )
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    network.load_state_dict(state, assign=True)
+
+
+def _plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_quantized and not value.is_meta
+
+
+def _form(value: Tensor) -> str:
+    kind = "" if value.is_floating_point() else f" {value.dtype}".replace("torch.", "")
+    return " x ".join(map(str, value.shape)) + kind
+
+
+def _looks(state: dict[str, Tensor]) -> str:
+    kernel = next((f", first kernel {_form(v)}" for v in state.values() if v.ndim == 4), "")
+    blocks = len({m[0] for k in state if (m := re.match(r".*?(blocks|layers?\d*)\.\d+", k))})
+    marks = "".join(f", {what}" for mark, what in MARKS.items() if any(mark in k for k in state))
+    return f"{len(state)} tensors, {blocks} blocks{kernel}{marks}"
 
 
 def label(path: Path) -> str:

@@ -1,5 +1,8 @@
 """Every backbone keeps to its image, agrees with the reference library, and reads its publisher's own file."""
 
+import json
+import re
+
 import numpy as np
 import open_clip
 import pytest
@@ -9,7 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from lib.data import photos
-from lib.models import backbones, small_vit
+from lib.models import backbones, small_vit, weights
 from lib.models.backbones import WeightsError, load
 
 OFFLINE = "no weights of .* from the hub"
@@ -29,6 +32,8 @@ def files(tmp_path_factory):
     reference["dinov2_vits14"] = dinov2
     clip = open_clip.create_model("ViT-B-16-quickgelu")
     torch.save(clip.state_dict(), folder / "open_clip_pytorch_model.bin")
+    config = {"model_cfg": open_clip.get_model_config("ViT-B-16-quickgelu")}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
     reference["clip_vitb16"] = clip.visual
     resnet = torchvision.models.resnet18()
     torch.save(resnet.state_dict(), folder / "resnet18-f37072fd.pth")
@@ -140,15 +145,19 @@ def test_positions_are_interpolated_at_any_size(files, size):
     assert found.grid == (size // 14,) * 2 and torch.isfinite(found.tokens).all()
 
 
-def test_registers_are_counted(tmp_path):
-    network = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, img_size=518)
+@pytest.mark.parametrize("side", [518, 224])
+def test_registers_are_counted(tmp_path, side):
+    network = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, img_size=side)
     state = facebook(network.state_dict())
     state["register_tokens"] = state.pop("reg_token")
     state["pos_embed"] = torch.cat([torch.zeros(1, 1, 384), state["pos_embed"]], 1)  # the publisher's counts CLS
     torch.save(state, tmp_path / "dinov2_vits14_pretrain.pth")
     backbone = load("dinov2_vits14", tmp_path)
-    assert backbone.network.num_prefix_tokens == 5
+    assert backbone.network.num_prefix_tokens == 5 and "registers" in backbone.provenance
     assert backbone(images(70, 1)).tokens.shape == (1, 25, 384)
+    if side == 518:
+        for key in ("pos_embed", "cls_token", "reg_token"):
+            torch.testing.assert_close(backbone.network.state_dict()[key], network.state_dict()[key])
 
 
 def test_a_small_transformer_comes_back_in_its_own_size_and_as_timm_computes_it(tmp_path):
@@ -243,6 +252,156 @@ def test_what_cannot_be_loaded_is_said_with_a_remedy(files, tmp_path, monkeypatc
         load("resnet19")
     with pytest.raises(ValueError, match="no stride"):
         load("efficientnet_lite0", strides=(3,))
+
+
+def blank(build, *arguments, **options):
+    """Weights of a network in names and shapes alone, small on disk."""
+    with torch.device("meta"):
+        state = build(*arguments, **options).state_dict()
+    return {k: torch.zeros((), dtype=v.dtype).expand(v.shape) for k, v in state.items()}
+
+
+def zeros(*shape):
+    return torch.zeros(()).expand(shape)
+
+
+def dino(**others):
+    return blank(timm.create_model, "vit_small_patch16_224.dino", num_classes=0) | others
+
+
+def dinov2():
+    return facebook(blank(timm.create_model, "vit_small_patch14_dinov2", num_classes=0))
+
+
+def clip(side, count):
+    state = blank(open_clip.CLIP, 512, {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16}, {})
+    changed = {"visual.conv1.weight": zeros(768, 3, side, side), "visual.positional_embedding": zeros(count, 768)}
+    return state | changed
+
+
+OTHERS = {
+    "CLIP B/32 for B/16": ("clip_vitb16", lambda: clip(32, 50), "768 x 3 x 32 x 32 for 768 x 3 x 16 x 16"),
+    "CLIP's residual network": (
+        "clip_vitb16",
+        lambda: {"visual.conv1.weight": zeros(64, 3, 3, 3), "visual.layer3.0.bn1.weight": zeros(64)},
+        "a ResNet, expected .*missing",
+    ),
+    "DINO S/8 for S/16": (
+        "dino_vits16",
+        lambda: dino() | {"patch_embed.proj.weight": zeros(384, 3, 8, 8), "pos_embed": zeros(1, 785, 384)},
+        "found 150 tensors, 12 blocks, first kernel 384 x 3 x 8 x 8, expected .*16 x 16",
+    ),
+    "DINOv2 for DINO": ("dino_vits16", dinov2, "LayerScale, expected .*24 left over .*blocks.0.ls1.gamma"),
+    "DINO for DINOv2": ("dinov2_vits14", dino, "expected .*LayerScale: 24 missing .*blocks.0.ls1.gamma"),
+    "DeiT for DINO": ("dino_vits16", lambda: dino() | {"head.weight": zeros(1000, 384)}, r"1 left over \(head.weight"),
+    "DINO, a block short": (
+        "dino_vits16",
+        lambda: {k: v for k, v in dino().items() if not k.startswith("blocks.11.")},
+        "11 blocks.*12 missing .*blocks.11.norm1",
+    ),
+    "the layout of transformers": (
+        "dino_vits16",
+        lambda: {"embeddings.cls_token": zeros(1, 1, 384), "encoder.layer.0.output.dense.bias": zeros(384)},
+        "found 2 tensors, 1 blocks, layout of transformers, expected 150 tensors",
+    ),
+    "a student alone": ("dino_vits16", lambda: {"student": dino()}, "found 0 tensors"),
+    "bytes for numbers": (
+        "dino_vits16",
+        lambda: dino() | {"norm.weight": torch.zeros(384, dtype=torch.int8)},
+        "384 int8 for 384",
+    ),
+    "not a number": ("dino_vits16", lambda: dino() | {"norm.weight": torch.full((384,), torch.nan)}, "1 not finite"),
+    "ResNet-34 for 18": ("resnet18", lambda: blank(torchvision.models.resnet34), "16 blocks.*expected .*8 blocks"),
+    "Lite1 for Lite0": ("efficientnet_lite0", lambda: blank(timm.create_model, "tf_efficientnet_lite1"), "left over"),
+    "a list": ("resnet18", lambda: [torch.zeros(2)], "cannot be read as bare weights"),
+}
+
+
+@pytest.mark.parametrize(("name", "build", "said"), OTHERS.values(), ids=OTHERS)
+def test_weights_of_another_network_are_refused_with_what_was_found_and_expected(tmp_path, name, build, said):
+    torch.save(build(), tmp_path / "file.pth")
+    with pytest.raises(WeightsError, match=said) as refused:
+        load(name, tmp_path / "file.pth")
+    assert "file.pth" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_an_empty_file_and_a_folder_are_no_weights(tmp_path, suffix):
+    (tmp_path / f"resnet18{suffix}").touch()
+    (tmp_path / f"dino_vits16{suffix}").mkdir()
+    for name in ("resnet18", "dino_vits16"):
+        with pytest.raises(WeightsError, match=f"{name}{suffix} cannot be read .*empty or no file"):
+            load(name, tmp_path)
+
+
+def under(prefix, state):
+    return {prefix + k: v for k, v in state.items()}
+
+
+BARE, HEAD = {"cls_token": torch.ones(2), "norm.weight": torch.ones(3)}, {"mlp.weight": torch.zeros(4)}
+WRAPPED = {
+    "module": under("module.", BARE),
+    "compiled": under("_orig_mod.module.", BARE),
+    "lightning": {"state_dict": under("model.", BARE), "epoch": 3},
+    "backbone": under("backbone.", BARE) | under("head.", HEAD),
+    "DINO": {
+        "student": under("module.backbone.", HEAD),
+        "teacher": under("backbone.", BARE) | under("head.", HEAD),
+        "epoch": 100,
+    },
+    "DINO, parallel": {"teacher": under("module.backbone.", BARE), "student": HEAD},
+    "DINOv2": {"model": under("teacher.backbone.", BARE) | under("student.backbone.", HEAD)},
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED.values(), ids=WRAPPED)
+def test_what_publishers_wrap_around_weights_is_taken_off(tmp_path, wrapped):
+    torch.save(wrapped, tmp_path / "file.pth")
+    found = weights.read(tmp_path / "file.pth")
+    assert found.keys() == BARE.keys() and all(torch.equal(found[k], v) for k, v in BARE.items())
+
+
+def test_blocks_in_chunks_are_those_without(files, tmp_path):
+    folder, reference = files
+    state = facebook(reference["dinov2_vits14"].state_dict())
+    chunked = {
+        re.sub(r"^blocks\.(\d+)\.", lambda m: f"blocks.{int(m[1]) // 3}.{m[1]}.", k): v for k, v in state.items()
+    }
+    torch.save({"teacher": under("backbone.", chunked)}, tmp_path / "dinov2_vits14.pth")
+    picture = images(70, 1)
+    wanted = load("dinov2_vits14", folder)(picture).tokens
+    assert torch.equal(load("dinov2_vits14", tmp_path)(picture).tokens, wanted)
+
+
+def test_old_files_have_no_counts_of_batches(files, tmp_path):
+    state = files[1]["resnet18"].state_dict()
+    torch.save({k: v for k, v in state.items() if "num_batches" not in k}, tmp_path / "resnet18.pth")
+    picture = images(64, 1)
+    assert torch.equal(load("resnet18", tmp_path)(picture).tokens, load("resnet18", files[0])(picture).tokens)
+
+
+@pytest.mark.parametrize(
+    ("folder", "config", "said"),
+    [
+        ("laion", None, "has QuickGELU, and nothing says"),
+        ("weights", None, "has QuickGELU, and nothing says"),
+        ("openai", '{"model_cfg": {"embed_dim": 512}}', "has QuickGELU, and nothing says"),
+        ("openai", "[]", "open_clip_config.json is damaged"),
+        ("openai", None, None),
+        ("weights", '{"model_cfg": {"quick_gelu": true}}', None),
+    ],
+)
+def test_clip_is_read_where_something_says_that_it_was_trained_with_quickgelu(files, tmp_path, folder, config, said):
+    path = tmp_path / folder / "open_clip_pytorch_model.bin"
+    path.parent.mkdir()
+    if config:
+        path.with_name("open_clip_config.json").write_text(config)
+    torch.save(clip(16, 197), path)
+    if said is None:
+        assert load("clip_vitb16", path.parent).dim == 768
+    else:
+        with pytest.raises(WeightsError, match=said):
+            load("clip_vitb16", path.parent)
 
 
 def test_pickles_that_run_code_are_not_run(tmp_path):
