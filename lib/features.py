@@ -1,20 +1,24 @@
 """Frozen tokens, computed once per dataset, backbone and resolution, and kept on disk in half precision.
 
-The key is made of content: the data's fingerprint, the backbone's weights and source, the sizes. So no setting can
-meet another's tokens. Introduced in notebooks/ex_dino1.ipynb.
+The key is made of content: the data's fingerprint and first frames, the backbone's weights, structure and source, the
+libraries' versions, the sizes. So no setting can meet another's tokens. Introduced in notebooks/ex_dino1.ipynb.
 """
 
 import hashlib
 import inspect
 import json
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from tqdm.auto import tqdm
@@ -23,7 +27,7 @@ from lib import ROOT
 
 
 class FeatureError(RuntimeError):
-    """A file of cached tokens is damaged; the message names it and the remedy."""
+    """A file of cached tokens is damaged or cannot be written; the message names it and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,10 @@ class Features:
 
 
 def describe(backbone: nn.Module, size: int, grid: int) -> dict[str, Any]:
-    """What makes tokens what they are, in JSON: the backbone, a hash of its weights, its strides, and the sizes."""
+    """What makes tokens what they are, in JSON: the backbone, a hash of its weights, its strides, and the sizes.
+
+    The hash covers names, shapes and values of all parameters and buffers, and so the pixel normalisation.
+    """
     return {
         "backbone": backbone.name,
         "weights": _weights(backbone),
@@ -68,11 +75,18 @@ def tokens_of(backbone: nn.Module, images: Tensor, size: int, grid: int) -> Tens
     """Tokens of images `[B, 3, H, W]` in 0..1, on a grid of `grid` x `grid`: `[B, N, C]`.
 
     The images are resized bicubically to `size` px first; the backbone's own grid is averaged, or interpolated where
-    it is coarser. So one resolution of tokens serves every backbone.
+    it is coarser. So one resolution of tokens serves every backbone. Single precision, whatever surrounds the call.
+
+    Raises:
+        ValueError: the images are not square, or there are none.
     """
+    height, width = images.shape[-2:]
+    if height != width or not len(images):
+        raise ValueError(f"{len(images)} frames of {height} x {width} px; there must be one, and square: crop or pad")
     if images.shape[-1] != size:
         images = interpolate(images, (size, size), mode="bicubic", align_corners=False).clamp(0, 1)
-    tokens, (rows, columns) = backbone(images)
+    with torch.autocast(images.device.type, enabled=False):
+        tokens, (rows, columns) = backbone(images)
     maps = tokens.float().transpose(1, 2).unflatten(2, (rows, columns))
     if rows > grid:
         maps = adaptive_avg_pool2d(maps, grid)
@@ -101,48 +115,72 @@ def compute(
         folder: where the files are kept; a file is written under a temporary name and renamed when it is whole.
 
     Raises:
-        FeatureError: a cached file does not hold what its description says.
-        ValueError: the scenes differ in length.
+        FeatureError: a cached file does not hold what its description says, or cannot be written.
+        ValueError: the scenes differ in length, have no frames or are not square; tokens beyond half precision.
     """
     about = describe(backbone, size, grid)
-    data = [dataset.fingerprint, dataset.split, repr(dataset.frames)]
-    source = [_source(thing) for thing in (type(backbone), tokens_of)]
-    key = hashlib.sha256(json.dumps([about, data, source]).encode()).hexdigest()[:16]
+    if not len(dataset):
+        raise ValueError(f"split {dataset.split} has no scene")
+    shown = hashlib.sha256(np.ascontiguousarray(dataset[0].video)).hexdigest()  # what transforms really make
+    data = [dataset.fingerprint, dataset.split, repr(dataset.frames), shown]
+    code = [_source(thing) for thing in (*type(backbone).__mro__[:-2], tokens_of)]  # without nn.Module and object
+    heads = [m.num_heads for m in backbone.modules() if hasattr(m, "num_heads")]
+    code += [repr(backbone), heads, version("timm"), version("torch")]  # what weights do not tell
+    key = hashlib.sha256(json.dumps([about, data, code]).encode()).hexdigest()[:16]
     path = folder / f"{backbone.name}-{dataset.split}-{grid}-{key}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # released by the system when its process dies
-        if not path.exists():
-            _compute(path, backbone.to(device), dataset, size, grid, batch, device)
+    if not path.exists():  # what is finished is read without a lock: the folder may be read-only
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):  # released by the system when its process dies
+                _sweep(folder)
+                if not path.exists():
+                    _compute(path, backbone.to(device), dataset, size, grid, batch, device)
+        except OSError as error:
+            raise FeatureError(
+                f"{folder}: tokens cannot be kept ({error}); make room, or make cache a link to a folder with room"
+            ) from error
     return _open(path, about)
 
 
 def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int, batch: int, device: str) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npy")
-    array, total, squares, count = None, 0.0, 0.0, 0
+    note = path.with_suffix(".json")
+    temporary = {made: made.with_name(f".{made.name}.tmp") for made in (note, path)}
+    shape, total, squares, count = None, 0.0, 0.0, 0
     try:
-        for s in tqdm(range(len(dataset)), desc=f"{backbone.name} on {dataset.split}", unit="scene", leave=False):
-            video = torch.from_numpy(dataset[s].video).permute(0, 3, 1, 2)  # [T, 3, H, W]
-            parts = [tokens_of(backbone, p.to(device).float() / 255, size, grid).cpu() for p in video.split(batch)]
-            tokens = torch.cat(parts).numpy()
-            if array is None:
-                shape = (len(dataset), *tokens.shape)
-                array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-            if len(tokens) != array.shape[1]:
-                raise ValueError(f"scene {s} has {len(tokens)} frames, the first has {array.shape[1]}; choose frames")
-            array[s] = tokens
-            flat = array[s].reshape(-1, tokens.shape[-1]).astype(np.float64)
-            total, squares, count = total + flat.sum(0), squares + (flat**2).sum(0), count + len(flat)
-        if array is None:
-            raise ValueError(f"split {dataset.split} has no scene")
-        array.flush()
+        with open(temporary[path], "wb") as file:  # not mapped: on a full disk that would end the process
+            for s in tqdm(range(len(dataset)), desc=f"{backbone.name} on {dataset.split}", unit="scene", leave=False):
+                video = torch.from_numpy(dataset[s].video).permute(0, 3, 1, 2)  # [T, 3, H, W]
+                parts = [tokens_of(backbone, p.to(device).float() / 255, size, grid).cpu() for p in video.split(batch)]
+                tokens = torch.cat(parts).half().numpy()
+                if not np.isfinite(tokens).all():
+                    raise ValueError(f"tokens of {backbone.name} in scene {s} are not finite in half precision")
+                if shape is None:
+                    shape = (len(dataset), *tokens.shape)
+                    need, free = len(dataset) * tokens.nbytes, shutil.disk_usage(path.parent).free
+                    if need > free:
+                        raise OSError(f"{need / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
+                    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                if len(tokens) != shape[1]:
+                    raise ValueError(f"scene {s} has {len(tokens)} frames, the first has {shape[1]}; choose frames")
+                file.write(tokens.tobytes())
+                flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+                total, squares, count = total + flat.sum(0), squares + (flat**2).sum(0), count + len(flat)
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-        note = {"shape": array.shape, "mean": mean.tolist(), "std": std.tolist()}
-        del array
-        _write(path.with_suffix(".json"), json.dumps(note))  # first: an array is there only with its description
-        os.replace(temporary, path)
+        temporary[note].write_text(json.dumps({"shape": shape, "mean": mean.tolist(), "std": std.tolist()}))
+        for made in (note, path):  # in this order: an array is there only with its description
+            os.replace(temporary[made], made)
     finally:
-        temporary.unlink(missing_ok=True)
+        for left in temporary.values():
+            left.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written: files whose lock is free."""
+    for left in folder.glob(".*.tmp*"):
+        with suppress(Timeout), FileLock(folder / f"{left.name.split('.')[1]}.lock", timeout=0):
+            left.unlink(missing_ok=True)
 
 
 def _open(path: Path, about: dict[str, Any]) -> Features:
@@ -151,15 +189,12 @@ def _open(path: Path, about: dict[str, Any]) -> Features:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
         if list(tokens.shape) != note["shape"] or tokens.dtype != np.float16:
             raise ValueError(f"{tokens.shape} {tokens.dtype} where {note['shape']} float16 is due")
-    except (OSError, ValueError, KeyError) as error:
+        mean, std = torch.tensor(note["mean"]), torch.tensor(note["std"])
+        if not mean.shape == std.shape == tokens.shape[-1:] or not (mean.isfinite() & std.isfinite()).all():
+            raise ValueError("its description holds no mean and deviation of each channel")
+    except Exception as error:  # whatever numpy, json and torch say to bytes that are something else
         raise FeatureError(f"{path} is damaged ({error}); delete it, and it will be computed again") from error
-    return Features(tokens, (about["grid"],) * 2, torch.tensor(note["mean"]), torch.tensor(note["std"]), about)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    return Features(tokens, (about["grid"],) * 2, mean, std, about)
 
 
 def _source(thing: Any) -> str:
@@ -170,8 +205,9 @@ def _source(thing: Any) -> str:
 
 
 def _weights(module: nn.Module) -> str:
-    """Twelve digits of a hash of the values alone, so that renaming a layer makes no other weights of them."""
-    values = sorted(
-        hashlib.sha256(v.cpu().contiguous().numpy().tobytes()).hexdigest() for v in module.state_dict().values()
-    )
-    return hashlib.sha256("".join(values).encode()).hexdigest()[:12]
+    """Twelve digits of a hash of parameters and buffers with their names, so that layers changed about show."""
+    digest = hashlib.sha256()
+    for name, value in sorted((*module.named_parameters(), *module.named_buffers()), key=itemgetter(0)):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]

@@ -6,15 +6,18 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
-from lib import ROOT
-from lib.features import FeatureError, compute, tokens_of
+from lib import ROOT, features
+from lib.features import FeatureError, compute, describe, tokens_of
 
 
 class Patches(nn.Module):
@@ -113,10 +116,134 @@ def test_damage_is_named_with_its_remedy(tmp_path):
         compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
 
 
+SPOILT = {
+    "an empty array": (".npy", b""),
+    "no description": (".json", b""),
+    "a list": (".json", b"[]"),
+    "null": (".json", b"null"),
+    "no mean": (".json", b'{"shape": [3, 4, 16, 5]}'),
+    "deep": (".json", b"[" * 100_000),
+    "few channels": (".json", b'{"shape": [3, 4, 16, 5], "mean": [1, 2], "std": [1, 2]}'),
+    "not a number": (".json", b'{"shape": [3, 4, 16, 5], "mean": [NaN, 1, 1, 1, 1], "std": [1, 1, 1, 1, 1]}'),
+}
+
+
+@pytest.mark.parametrize(("suffix", "content"), SPOILT.values(), ids=SPOILT)
+def test_whatever_is_damaged_is_said_in_one_line(tmp_path, suffix, content):
+    compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    path = next(tmp_path.glob("*.npy"))
+    path.with_suffix(suffix).write_bytes(content)
+    with pytest.raises(FeatureError, match=f"{path.name} is damaged .*delete it") as said:
+        compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    assert "\n" not in str(said.value)
+
+
 def test_scenes_of_other_lengths_leave_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="scene 2 has 3 frames, the first has 4"):
         compute(Patches(), Scenes(lengths=(4, 4, 3)), 32, 4, folder=tmp_path)
-    assert not list(tmp_path.glob("*.npy")) and not list(tmp_path.glob(".*.npy"))
+    assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(("lengths", "side", "said"), [((0, 4), 32, "0 frames"), ((4,), 64, "4 frames of 32 x 64 px")])
+def test_no_frames_and_rectangles_are_refused(tmp_path, lengths, side, said):
+    scenes = Scenes(lengths=lengths)
+    for scene in scenes.scenes:
+        scene.video = np.repeat(scene.video, side // 32, axis=2)
+    with pytest.raises(ValueError, match=said):
+        compute(Patches(), scenes, 64, 4, folder=tmp_path)
+    with pytest.raises(ValueError, match="4 frames of 32 x 64 px"):
+        tokens_of(Patches(), torch.zeros(4, 3, 32, 64), 64, 8)
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_tokens_beyond_half_precision_are_not_kept(tmp_path):
+    with pytest.raises(ValueError, match="scene 0 are not finite"):
+        compute(Patches(1e6), Scenes(), 32, 4, folder=tmp_path)
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_what_surrounds_the_call_does_not_change_tokens():
+    images = torch.rand(2, 3, 32, 32)
+    wanted = tokens_of(Patches(), images, 32, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokens_of(Patches(), images, 32, 4), wanted)
+
+
+class Twins(Patches):
+    """Two layers of one shape, a head count and an activation, which the weights do not show."""
+
+    def __init__(self, swap=False, act=nn.ReLU, heads=1):
+        super().__init__()
+        pair = [nn.Linear(5, 5), nn.Linear(5, 5)]
+        self.first, self.act, self.second = pair[swap], act(), pair[1 - swap]
+        self.act.num_heads = heads
+
+
+def test_the_hash_of_weights_knows_which_layer_is_which_and_the_pixel_normalisation():
+    assert describe(Twins(), 32, 4) != describe(Twins(swap=True), 32, 4)
+    assert describe(Twins(), 32, 4) == describe(Twins(), 32, 4) != describe(Twins().bfloat16(), 32, 4)
+    from lib.models import backbones  # here, as the processes below import this file and need none
+
+    pixels = backbones.load("pixels")
+    before = describe(pixels, 32, 4)
+    pixels.mean.zero_()
+    assert describe(pixels, 32, 4) != before
+
+
+def changed(scenes):
+    """The same fingerprint, as of a transform whose code or library is another."""
+    scenes.scenes[0].video = 255 - scenes.scenes[0].video
+    return scenes
+
+
+@pytest.mark.parametrize(
+    ("backbone", "scenes", "library"),
+    [
+        (Twins(swap=True), Scenes(), None),
+        (Twins(act=nn.GELU), Scenes(), None),
+        (Twins(heads=2), Scenes(), None),
+        (Twins(), changed(Scenes()), None),
+        (Twins(), Scenes(), "timm"),
+        (Twins(), Scenes(), "torch"),
+    ],
+    ids=["layers", "activation", "heads", "transform", "timm", "torch"],
+)
+def test_whatever_moves_tokens_is_in_the_key(tmp_path, monkeypatch, backbone, scenes, library):
+    compute(Twins(), Scenes(), 32, 4, folder=tmp_path)
+    if library:
+        monkeypatch.setattr(features, "version", lambda name: "0" if name == library else version(name))
+    compute(backbone, scenes, 32, 4, folder=tmp_path)
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+
+
+def test_finished_tokens_are_read_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(features, "FileLock", refuse)
+    assert compute(Patches(), Scenes(), 32, 4, folder=tmp_path).tokens.shape == (3, 4, 16, 5)
+    with pytest.raises(FeatureError, match=f"{tmp_path.name}: tokens cannot be kept .*Permission denied.*make room"):
+        compute(Patches(), Scenes(), 32, 2, folder=tmp_path)
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=1919))
+    with pytest.raises(FeatureError, match=f"{tmp_path.name}: tokens cannot be kept .*0.00 GB are free"):
+        compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=1920))
+    compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+
+
+def test_what_killed_processes_left_is_deleted_and_what_is_being_written_stays(tmp_path):
+    dead, alive = tmp_path / ".dead-train-4-a.77.tmp.npy", tmp_path / ".alive-train-4-b.npy.tmp"
+    dead.write_bytes(b"half")
+    alive.write_bytes(b"half")
+    with FileLock(tmp_path / "alive-train-4-b.lock"):
+        compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    assert not dead.exists() and alive.exists()
 
 
 SLOW = """
@@ -137,12 +264,16 @@ compute(Slow(), t.Scenes(), 32, 4, folder=Path({folder!r}))
 def start(folder):
     code = SLOW.format(tests=str(Path(__file__).parent), folder=str(folder))
     (folder / "slow.py").write_text(code)
+    without_home = {k: v for k, v in os.environ.items() if k != "HOME"}
     return subprocess.Popen(
-        [sys.executable, str(folder / "slow.py")], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        [sys.executable, str(folder / "slow.py")], cwd=ROOT, env=without_home | {"PYTHONPATH": str(ROOT)}
     )
 
 
-def test_two_processes_compute_once_and_a_killed_one_leaves_the_lock(tmp_path):
+def test_two_processes_compute_once_and_a_killed_one_leaves_nothing(tmp_path):
+    """Without HOME, and in a folder whose name is no ASCII."""
+    tmp_path = tmp_path / "výpočty Ω"
+    tmp_path.mkdir()
     killed = start(tmp_path)
     while not (tmp_path / "computed").exists():
         time.sleep(0.02)
@@ -154,3 +285,4 @@ def test_two_processes_compute_once_and_a_killed_one_leaves_the_lock(tmp_path):
     both = [start(tmp_path), start(tmp_path)]
     assert [p.wait(60) for p in both] == [0, 0]
     assert (tmp_path / "computed").read_text() == "xxx"  # one call a scene, from one of them
+    assert not list(tmp_path.glob(".*"))

@@ -135,7 +135,7 @@ class Dinosaur(nn.Module):
         inputs = self.projection(normalise(tokens, self.input_norm, self.mean, self.std))
         if self.position is None:
             return inputs
-        return inputs + self.position(waves(positions_of(_square(tokens), tokens.device)))
+        return inputs + self.position(waves(positions_of(_square(tokens.shape[1]), tokens.device)))
 
     def group(
         self,
@@ -145,7 +145,7 @@ class Dinosaur(nn.Module):
         frames: Tensor | None = None,
     ) -> Grouping:
         """Inputs `[B, N, D]` to slots, starting from slots `[B, K, D]` and frames `[B, K, 3]` where they are given."""
-        places = positions_of(_square(inputs), inputs.device)
+        places = positions_of(_square(inputs.shape[1]), inputs.device)
         return self.attention(inputs, slots, self.attention_temperature, iterations, places, frames)
 
     def decode(
@@ -163,7 +163,7 @@ class Dinosaur(nn.Module):
         """Tokens `[B, N, C]` to `Found`; the decoder is asked at `positions [B, P, 2]` alone where they are given."""
         slots, attention, frames = self.group(self.encode(tokens))
         target = self.target(tokens) if isinstance(self.decoder, TransformerDecoder) else None
-        reconstruction, masks = self.decode(slots, _square(tokens), frames, positions, target)
+        reconstruction, masks = self.decode(slots, _square(tokens.shape[1]), frames, positions, target)
         return Found(slots, attention, masks, reconstruction, frames)
 
 
@@ -188,14 +188,15 @@ ORIGINAL = {
 
 def on_image(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks at token resolution `[B, K, N]` to the image, `[B, K, H, W]`, bilinear; they still sum to one."""
-    side = math.isqrt(masks.shape[-1])
-    return interpolate(masks.float().unflatten(-1, (side, side)), size, mode="bilinear", align_corners=False)
+    return interpolate(
+        masks.float().unflatten(-1, _square(masks.shape[-1])), size, mode="bilinear", align_corners=False
+    )
 
 
-def _square(tokens: Tensor) -> tuple[int, int]:
-    side = math.isqrt(tokens.shape[1])
-    if side * side != tokens.shape[1]:
-        raise ValueError(f"{tokens.shape[1]} tokens make no square grid; crop or resize the images to a square")
+def _square(count: int) -> tuple[int, int]:
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(f"{count} tokens make no square grid; crop or pad the images to a square")
     return side, side
 
 

@@ -16,9 +16,15 @@ SIZE, PATCH = 224, 8  # px: side of a picture and of a patch
 
 
 class Patches:
-    """Pictures where a model expects tokens: `batch` gives `[B, N, 192]`, the colours of the 8 x 8 px of each patch."""
+    """Pictures where a model expects tokens: `batch` gives `[B, N, 192]`, the colours of the 8 x 8 px of each patch.
+
+    Raises:
+        ValueError: the frames of `video` `[S, T, H, W, 3]` are not square.
+    """
 
     def __init__(self, video: np.ndarray):
+        if video.shape[2] != video.shape[3]:
+            raise ValueError(f"frames of {video.shape[2]} x {video.shape[3]} px; crop or pad them to squares")
         colours = torch.from_numpy(video).flatten(0, 1).permute(0, 3, 1, 2)
         self._pictures = torch.cat([interpolate(c, (SIZE, SIZE), mode="bicubic") for c in colours.split(64)])
         self.std, self.mean = (v.repeat_interleave(PATCH**2) for v in torch.std_mean(colours / 255, (0, 2, 3)))

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from lib.models.dinosaur import DECODERS, NORMS, ORIGINAL, Dinosaur, normalise, on_image
 from lib.models.feature_decoders import ConvDecoder, MLPDecoder, TransformerDecoder, positions_of
+from lib.models.patches import Patches
 
 TOKENS = torch.randn(2, 36, 5, generator=torch.Generator().manual_seed(0)) * 3 + 1
 
@@ -153,6 +155,13 @@ def test_masks_on_the_image_still_sum_to_one():
     large = on_image(masks, (24, 30))
     assert large.shape == (2, 3, 24, 30)
     torch.testing.assert_close(large.sum(1), torch.ones(2, 24, 30))
+
+
+def test_tokens_and_frames_that_are_not_square_are_refused():
+    with pytest.raises(ValueError, match="15 tokens make no square grid"):
+        on_image(torch.zeros(1, 2, 15), (24, 24))
+    with pytest.raises(ValueError, match="frames of 32 x 64 px"):
+        Patches(np.zeros((1, 2, 32, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize(
