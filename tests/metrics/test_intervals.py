@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
 from lib.metrics.intervals import bootstrap, compare, difference, holm, percentiles, weights
 
@@ -18,6 +18,8 @@ def test_pairs_by_the_value_of_the_seed():
     assert found["seeds"] == 2 and difference({0: 0.1, 1: 0.2, 2: 0.3}, {1: 0.2, 2: 0.3, 3: 0.4})["difference"] == 0
     with pytest.raises(ValueError, match=r"no seed .* \[0\] and \[1\]"):
         difference({0: 1.0}, {1: 1.0})
+    with pytest.raises(ValueError, match="no seed was measured"):
+        difference({0: np.nan}, 0.0)
 
 
 def test_with_seeds_alone_it_is_the_paired_t_test():
@@ -44,6 +46,11 @@ def test_a_control_without_seeds_is_one_number():
     found = difference(BASE, 0.5)
     assert found["difference"] == pytest.approx(0.05)
     assert found["g"] == pytest.approx(0.05 / np.std([0.5, 0.6, 0.55], ddof=1) * (1 - 3 / 7))
+    assert difference(0.5, BASE)["difference"] == pytest.approx(-0.05) and np.isnan(difference(0.5, 0.4)["low"])
+    scenes = np.array([0.1, 0.3, 0.2, np.nan])  # of a control that was run once, and could not be run otherwise
+    found, interval = difference(scenes, 0.0), ttest_1samp(scenes[:3], 0).confidence_interval()
+    assert (found["low"], found["high"], found["seeds"]) == pytest.approx((interval.low, interval.high, 0))
+    assert np.isnan(difference({0: scenes}, 0.0)["low"]), "but one training says nothing of the next"
 
 
 @pytest.mark.parametrize("seed_sd, scene_sd, both_sd", [(1, 0, 0), (0, 1, 0), (0.3, 1, 1), (0.1, 1, 0.2)])
