@@ -8,9 +8,10 @@ import torch
 
 from lib import following, results
 from lib.following import Rules
+from lib.metrics.intervals import difference
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
-from lib.reports import bleeding_by_size, missed, over_scenes, runs_of
+from lib.reports import bleeding_by_size, by_scene, missed, runs_of
 from lib.training import Recipe
 from lib.trials import control_masks
 
@@ -122,10 +123,11 @@ def test_missed_pixels_and_bleeding_by_size():
 def test_the_interval_over_scenes_is_that_of_independent_scenes():
     """Images of a scene that agree do not narrow it: 1.96 sd / sqrt(scenes), however many images there are."""
     scene = np.random.default_rng(1).normal(size=400)
-    low, high = over_scenes(np.repeat(scene, 3), 400)
+    found = difference(by_scene(np.repeat(scene, 3), 400), 0.0)
+    low, high = found["low"], found["high"]
     assert (high - low) / 2 == pytest.approx(1.96 * scene.std() / 20, rel=0.1)
     assert low < scene.mean() < high
-    assert np.isfinite(over_scenes(np.append(scene, np.nan), 401)).all()
+    assert difference(by_scene(np.append(scene, np.nan), 401), 0.0) == found
 
 
 @pytest.mark.parametrize(("name", "shape"), [("blocks", (16, 16, 16)), ("kmeans_rgb", (9, 16, 16))])
