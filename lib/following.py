@@ -53,6 +53,9 @@ def train(
 
     Args:
         start: a trained image model to begin from; None begins from nothing.
+
+    Raises:
+        ValueError: videos are shorter than a clip.
     """
     config = {
         "recipe": asdict(recipe),
@@ -72,6 +75,8 @@ def train(
     def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
         tokens = data.features.tokens
         starts = tokens.shape[1] - rules.clip + 1
+        if starts < 1:
+            raise ValueError(f"{name}: videos have {tokens.shape[1]} frames, clips {rules.clip}; take shorter clips")
         if start is None:
             model.image_model.mean.copy_(data.features.mean)
             model.image_model.std.copy_(data.features.std)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.data.movi import COLORS, MATERIALS, SHAPES, SIZES, Scene
 from lib.metrics.intervals import difference, percentiles, weights
-from lib.metrics.objects import iou_matrix
+from lib.metrics.objects import finite, ids_of, iou_matrix
 from lib.silhouettes import GEOMETRY, full_pixels
 
 #: What to load of a scene: `MoviDataset(root, split, fields=FIELDS, frames=...)`.
@@ -106,7 +106,8 @@ def judge(masks: Tensor, truth: Tensor) -> pd.DataFrame:
         the slot there, -1 where slots ran out.
     """
     rows = []
-    for image, (hard, ids) in enumerate(zip(masks.argmax(1).cpu().numpy(), truth.cpu().numpy(), strict=True)):
+    winners = finite("masks", masks).argmax(1).numpy()
+    for image, (hard, ids) in enumerate(zip(winners, ids_of("truth", truth), strict=True)):
         present, iou = np.unique(hard), iou_matrix(ids, hard)
         slots = np.full(len(iou), -1)
         objects, columns = linear_sum_assignment(-iou)

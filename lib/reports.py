@@ -23,10 +23,10 @@ def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         truth: `[n, H, W]`; masks: `[n, K, H, W]`.
     """
     found = []
-    for ids, soft in zip(truth, masks, strict=True):
-        areas = torch.bincount(ids.flatten())[ids.unique()]
-        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if int(ids.max()) else np.zeros(0)
-        found.append(float((areas[ids.unique() > 0].numpy() * (1 - best)).sum()))
+    for ids, soft in zip(objects.ids_of("truth", truth), objects.finite("masks", masks), strict=True):
+        areas = np.unique(ids[ids > 0], return_counts=True)[1]
+        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if len(areas) else np.zeros(0)
+        found.append(float((areas * (1 - best)).sum()))
     return torch.tensor(found)
 
 

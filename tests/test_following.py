@@ -54,6 +54,12 @@ def test_training_begins_from_the_image_model_that_is_handed_over(scenes, tmp_pa
     torch.testing.assert_close(kept, image.decoder.slot.weight, atol=1e-3, rtol=1e-2)
 
 
+def test_videos_shorter_than_a_clip_are_refused(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    with pytest.raises(ValueError, match="long: videos have 6 frames, clips 7"):
+        following.train("long", scenes, Rules(model=SMALL, clip=7), RECIPE, device="cpu")
+
+
 def test_clips_stay_within_their_video(scenes):
     """The last clip that can begin is the one that ends with the video."""
     tokens = scenes.features.tokens
