@@ -16,7 +16,7 @@ from torch import Tensor
 from lib import discovery, materials, plots, pretraining, reflections
 from lib.collapse import intervals
 from lib.metrics import controls
-from lib.metrics.intervals import compare, holm
+from lib.metrics.intervals import against, compare, holm, label
 
 #: What a row says of each object.
 COLUMNS = ("best", "recall", "mirror", "lured", "entropy", "entropy_bright")
@@ -137,38 +137,8 @@ def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequenc
     return figure
 
 
-def label(key: str) -> str:
-    """The field's name of a measure."""
-    plain = key.removeprefix("refined_")
-    name = {"fg_ari": "FG-ARI", "mbo": "mBO", "ari": "ARI", "miou": "mIoU"}.get(plain, plain)
-    return f"{name}, refined" if plain != key else name
-
-
 def _mean(summary: dict[str, dict], config: str, key: str) -> float:
     return summary[config][key]["mean"] if config in summary else np.nan
-
-
-def against(runs: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) -> pd.DataFrame:
-    """`intervals.compare` of pairs ((configuration, measure), (configuration, measure)), where both have runs."""
-
-    def values(config: str, key: str) -> dict[int, float]:
-        return {r["seed"]: r["metrics"][key] for r in runs if r["config"] == config}
-
-    found = {name: [values(*side) for side in sides] for name, sides in pairs.items()}
-    return compare({name: sides for name, sides in found.items() if all(sides)})
-
-
-def as_runs(kind: str, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a table of effects as runs for `results.write`: "<kind> <row>"."""
-    return [{"config": f"{kind} {name}", "seed": 0, "metrics": dict(row)} for name, row in table.iterrows()]
-
-
-def between(
-    runs: list[dict], pairs: Sequence[tuple[str, str]], keys: Sequence[str] = ("fg_ari", "mbo")
-) -> pd.DataFrame:
-    """Effects of pairs (configuration, the one it is compared with), a row a pair and measure."""
-    sides = {f"{a} - {b}, {label(k)}": ((a, k), (b, k)) for k in keys for a, b in pairs}
-    return against(runs, sides)
 
 
 #: What faults are measured by.

@@ -8,6 +8,7 @@ import torch
 from lib import backbone_report, backbone_study, discovery
 from lib.backbone_report import pack, unpack
 from lib.discovery import Rules
+from lib.metrics import intervals
 from lib.models.faults import Projected
 
 
@@ -159,14 +160,14 @@ def test_single_runs_of_far_configurations_never_reverse_and_of_near_ones_do():
 
 def test_effects_take_what_both_sides_have():
     runs = [{"config": c, "seed": s, "metrics": {"x": v + s / 10}} for c, v in (("a", 1), ("b", 0)) for s in (0, 1)]
-    found = backbone_report.against(runs, {"up": (("a", "x"), ("b", "x")), "none": (("c", "x"), ("b", "x"))})
+    found = intervals.against(runs, {"up": (("a", "x"), ("b", "x")), "none": (("c", "x"), ("b", "x"))})
     assert list(found.index) == ["up"] and found.loc["up", "difference"] == pytest.approx(1)
 
 
 def test_three_seeds_are_compared_with_the_same_three_of_five():
     runs = [{"config": "b", "seed": s, "metrics": {"x": s}} for s in (4, 3, 2, 1, 0)]
     runs += [{"config": "a", "seed": s, "metrics": {"x": s + 1}} for s in (0, 1, 2)]
-    found = backbone_report.against(runs, {"up": (("a", "x"), ("b", "x"))}).loc["up"]
+    found = intervals.against(runs, {"up": (("a", "x"), ("b", "x"))}).loc["up"]
     assert (found.difference, found.low, found.high, found.seeds) == (1, 1, 1, 3)
 
 
@@ -177,11 +178,11 @@ def test_pairs_are_compared_in_every_measure():
         for c, v in values.items()
         for s in (0, 1, 2)
     ]
-    table = backbone_report.between(runs, [("a", "b")])
+    table = intervals.between(runs, [("a", "b")])
     assert list(table.index) == ["a - b, FG-ARI", "a - b, mBO"]
     assert table.difference.to_numpy() == pytest.approx(0.8)
     assert table.low.to_numpy() == pytest.approx(0.8), "what both seeds' runs share is no noise"
-    (first, _) = backbone_report.as_runs("difference", table)
+    (first, _) = intervals.as_runs("difference", table)
     assert first["config"] == "difference a - b, FG-ARI" and first["metrics"]["difference"] == pytest.approx(0.8)
 
 

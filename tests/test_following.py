@@ -95,6 +95,18 @@ def test_measures_of_a_video_do_not_depend_on_its_neighbours(scenes):
     assert set(both) >= {"video_fg_ari", "video_mbo", "fg_ari", "mbo", "identity_switches", "keep_length"}
 
 
+def test_static_controls_are_measured_as_models_are(scenes):
+    blocks, colours = (following.static(scenes, [0, 1], name) for name in ("blocks", "kmeans_rgb"))
+    assert blocks["active_slots"] == 9 and colours["active_slots"] == 2, "of nine clusters two colours fill two"
+    assert colours["video_fg_ari"] == colours["keep_length"] == 1 and colours["identity_switches"] == 0
+    # A square of 4 px that moves 10 px to the right crosses three columns of blocks in six frames, with ties.
+    assert blocks["identity_switches"] == pytest.approx(2 / 5) and blocks["keep_length"] == 1 / 2
+    masks = torch.nn.functional.one_hot(torch.arange(256) % 3, 3).mT.float().expand(1, 6, 3, 256)
+    both, _ = following.measure((masks, torch.rand(1, 6, 3, 8), None), scenes, [1])
+    row, _ = following.of_winners(masks[0].argmax(1).view(6, 16, 16).numpy(), scenes.truth[1])
+    assert {k: both[k] for k in row} == row
+
+
 def test_runs_carry_the_names_of_the_results_file():
     stages = {s: {"fg_ari": 0.1, "mbo": 0.2} for s in ("raw", "merged", "refined")}
     trained = [{"params": {"config": c, "seed": 0}, "metrics": stages} for c in ("ours", "original", "pixels")]

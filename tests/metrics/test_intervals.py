@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from lib.metrics.intervals import bootstrap, compare, difference, holm, percentiles, weights
+from lib.metrics.intervals import between, bootstrap, compare, difference, holm, percentiles, weights
 
 BASE = {0: 0.50, 1: 0.60, 2: 0.55}
 
@@ -96,3 +96,14 @@ def test_the_bootstrap_covers_a_mean_and_draws_the_same_every_time():
     assert 88 <= inside <= 100
     assert bootstrap(lambda w: w @ values / 40, 40, 300) == pytest.approx([low, high])
     assert np.isfinite(bootstrap(lambda w: [np.nan if w[0] else 1.0, w.sum()], 5)).all(), "NaN draws are left out"
+
+
+def test_runs_are_compared_with_runs_and_with_controls():
+    rows = [("a", s, 0.5 + s / 10) for s in (1, 2, 3)] + [("b", s, 0.4 + s / 10) for s in (1, 2, 3)]
+    rows += [("blocks", 0, 0.2), ("b", 4, None)]
+    runs = [{"config": c, "seed": s, "metrics": {"mbo": v}} for c, s, v in rows]
+    found = between(runs, [("a", "b"), ("a", "blocks"), ("a", "nobody")], ["mbo"], controls=["blocks"])
+    assert found.index.tolist() == ["a - b, mBO", "a - blocks, mBO"] and found.seeds.tolist() == [3, 3]
+    assert found.difference.tolist() == pytest.approx([0.1, 0.5])
+    with pytest.raises(ValueError, match="no seed"):
+        between(runs, [("a", "blocks")], ["mbo"])
