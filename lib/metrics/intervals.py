@@ -105,9 +105,10 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
 
 def label(key: str) -> str:
     """The field's name of a measure."""
-    plain = key.removeprefix("refined_")
-    name = {"fg_ari": "FG-ARI", "mbo": "mBO", "ari": "ARI", "miou": "mIoU"}.get(plain, plain).replace("_", " ")
-    return f"{name}, refined" if plain != key else name
+    name = {"ari": "ARI", "refined_ari": "refined_ARI"}.get(key, key)
+    for short, long in (("fg_ari", "FG-ARI"), ("mbo", "mBO"), ("miou", "mIoU"), ("_", " ")):
+        name = name.replace(short, long)
+    return f"{name.removeprefix('refined ')}, refined" if key.startswith("refined_") else name
 
 
 def against(
