@@ -71,8 +71,9 @@ def iou_matrix(truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
     truth, predicted = _labels(truth, predicted)
     ids, rows = np.unique(truth, return_inverse=True)
     segments, columns = np.unique(predicted, return_inverse=True)
-    overlap = np.zeros((len(ids), len(segments)))
-    np.add.at(overlap, (rows, columns), 1)
+    shape = (len(ids), len(segments))
+    overlap = np.bincount(np.ravel_multi_index((rows, columns), shape), minlength=ids.size * segments.size)
+    overlap = overlap.reshape(shape).astype(float)
     union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
     return (overlap / union)[ids > 0]
 
