@@ -161,7 +161,8 @@ def test_single_runs_of_far_configurations_never_reverse_and_of_near_ones_do():
 def test_effects_take_what_both_sides_have():
     runs = [{"config": c, "seed": s, "metrics": {"x": v + s / 10}} for c, v in (("a", 1), ("b", 0)) for s in (0, 1)]
     found = intervals.against(runs, {"up": (("a", "x"), ("b", "x")), "none": (("c", "x"), ("b", "x"))})
-    assert list(found.index) == ["up"] and found.loc["up", "difference"] == pytest.approx(1)
+    assert list(found.dropna(how="all").index) == ["up"] and found.loc["up", "difference"] == pytest.approx(1)
+    assert found.loc["none"].isna().all() and [r["config"] for r in intervals.as_runs("effect", found)] == ["effect up"]
 
 
 def test_three_seeds_are_compared_with_the_same_three_of_five():
@@ -196,7 +197,7 @@ def test_a_fault_is_measured_against_the_same_backbone_without_it():
     for run in runs:
         value = names.index(run["config"]) + run["seed"] / 10
         run["metrics"] |= {"fg_ari": value}
-    found = backbone_report.faults(runs, "a")
+    found = backbone_report.faults(runs, "a").dropna(how="all")
     assert found.difference.filter(regex="FG-ARI$").round(6).to_dict() == {
         "attention across the batch, FG-ARI": 1, "a target that is trained along, FG-ARI": -1,
         "the original's whole recipe, FG-ARI": 4,

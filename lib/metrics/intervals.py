@@ -90,8 +90,9 @@ def difference(
 
 def compare(pairs: Mapping[Any, tuple[Side, Side]], **how: Any) -> pd.DataFrame:
     """`difference` of every pair, a row each, and `holm`: `p` corrected for the table's having so many rows."""
-    table = pd.DataFrame({name: difference(*sides, **how) for name, sides in pairs.items()}).T
-    return table.assign(holm=holm(table["p"])) if len(table) else table
+    found = {name: difference(*sides, **how) for name, sides in pairs.items()}
+    table = pd.DataFrame(found, index=["difference", "low", "high", "p", "g", "seeds"]).T
+    return table.assign(holm=holm(table["p"]))
 
 
 def holm(p: ArrayLike) -> NDArray[np.float64]:
@@ -114,7 +115,7 @@ def label(key: str) -> str:
 def against(
     runs: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]], controls: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """`compare` of pairs ((configuration, measure), (configuration, measure)), where both have runs.
+    """`compare` of pairs ((configuration, measure), (configuration, measure)); NaN where one of them has no runs.
 
     Args:
         controls: configurations that were run once because nothing in them varies with a seed.
@@ -125,7 +126,7 @@ def against(
         return {None if config in controls else r["seed"]: r["metrics"][key] for r in some}
 
     found = {name: [values(*side) for side in sides] for name, sides in pairs.items()}
-    return compare({name: sides for name, sides in found.items() if all(sides)})
+    return compare({name: sides for name, sides in found.items() if all(sides)}).reindex(list(found))
 
 
 def between(
@@ -140,8 +141,9 @@ def between(
 
 
 def as_runs(kind: str, table: pd.DataFrame) -> list[dict]:
-    """Rows of a table of comparisons as runs for `results.write`: "<kind> <row>"."""
-    return [{"config": f"{kind} {name}", "seed": 0, "metrics": dict(row)} for name, row in table.iterrows()]
+    """Rows of a table of comparisons as runs for `results.write`: "<kind> <row>"; without those that are NaN."""
+    rows = table.dropna(how="all").iterrows()
+    return [{"config": f"{kind} {name}", "seed": 0, "metrics": dict(row)} for name, row in rows]
 
 
 def weights(units: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.int64]:
