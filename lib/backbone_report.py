@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from lib import discovery, materials, plots, pretraining, reflections
-from lib.collapse import effect, intervals
+from lib.collapse import intervals
 from lib.metrics import controls
+from lib.metrics.intervals import against, compare, holm, label
 
 #: What a row says of each object.
 COLUMNS = ("best", "recall", "mirror", "lured", "entropy", "entropy_bright")
@@ -39,16 +39,16 @@ def name_of(params: dict[str, Any]) -> str:
     return params["backbone"] + (f", {recipe}" if recipe != "ours" else "")
 
 
-def judged(rows: list[dict], objects: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
-    """Of each configuration the tables of objects with what its row says of them, a seed each.
+def judged(rows: list[dict], objects: pd.DataFrame) -> dict[str, dict[int | None, pd.DataFrame]]:
+    """Of each configuration, by seed, the table of objects with what its row says of them; None: it has no seed.
 
     Args:
         rows: of `Study.full`; objects: `Study.objects()`, the same objects.
     """
-    found: dict[str, list[pd.DataFrame]] = {}
+    found: dict[str, dict[int | None, pd.DataFrame]] = {}
     for row in rows:
         columns = {name: unpack(text) for name, text in row["metrics"]["objects"].items()}
-        found.setdefault(name_of(row["params"]), []).append(objects.assign(**columns))
+        found.setdefault(name_of(row["params"]), {})[row["params"].get("seed")] = objects.assign(**columns)
     return found
 
 
@@ -137,49 +137,16 @@ def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequenc
     return figure
 
 
-def label(key: str) -> str:
-    """The field's name of a measure."""
-    plain = key.removeprefix("refined_")
-    name = {"fg_ari": "FG-ARI", "mbo": "mBO", "ari": "ARI", "miou": "mIoU"}.get(plain, plain)
-    return f"{name}, refined" if plain != key else name
-
-
 def _mean(summary: dict[str, dict], config: str, key: str) -> float:
     return summary[config][key]["mean"] if config in summary else np.nan
-
-
-def against(runs: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) -> dict[str, dict[str, float]]:
-    """Effects (see `collapse.effect`) of pairs ((configuration, measure), (configuration, measure)) over seeds."""
-
-    def values(config: str, key: str) -> list[float]:
-        return [r["metrics"][key] for r in sorted(runs, key=lambda r: r["seed"]) if r["config"] == config]
-
-    found = {name: [values(*side) for side in sides] for name, sides in pairs.items()}
-    return {name: effect(*sides) for name, sides in found.items() if all(sides)}
-
-
-def as_runs(kind: str, table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a table of effects as runs for `results.write`: "<kind> <row>"."""
-    return [{"config": f"{kind} {name}", "seed": 0, "metrics": dict(row)} for name, row in table.iterrows()]
-
-
-def between(
-    runs: list[dict], pairs: Sequence[tuple[str, str]], keys: Sequence[str] = ("fg_ari", "mbo")
-) -> pd.DataFrame:
-    """Effects of pairs (configuration, the one it is compared with), a row a pair and measure."""
-    sides = {f"{a} - {b}, {label(k)}": ((a, k), (b, k)) for k in keys for a, b in pairs}
-    return pd.DataFrame(against(runs, sides)).T
 
 
 #: What faults are measured by.
 MEASURES = ("fg_ari", "mbo", "refined_fg_ari", "refined_mbo")
 
 
-def faults(runs: list[dict], faulty: str, plain: str) -> pd.DataFrame:
-    """Effects of the original's faults, a row a fault and measure: shown on one backbone, or, of scenes, on another.
-
-    Training scenes against held-out ones are compared model by model: the interval is Student's of the differences.
-    """
+def faults(runs: list[dict], faulty: str) -> pd.DataFrame:
+    """Effects of the original's faults, a row a fault and measure, shown on one backbone."""
     pairs = {
         "attention across the batch": (f"{faulty}, attention across the batch", faulty),
         "pixels not normalised": (f"{faulty}, no pixel normalisation", faulty),
@@ -187,12 +154,7 @@ def faults(runs: list[dict], faulty: str, plain: str) -> pd.DataFrame:
         "the original's whole recipe": (f"{faulty}, original", faulty),
     }
     sides = {f"{name}, {label(k)}": ((a, k), (b, k)) for name, (a, b) in pairs.items() for k in MEASURES}
-    found = against(runs, sides)
-    for key in ("fg_ari", "mbo"):
-        d = [r["metrics"][f"train_{key}"] - r["metrics"][key] for r in runs if r["config"] == plain]
-        low, high = ttest_1samp(d, 0).confidence_interval() if len(d) > 1 else (np.nan, np.nan)
-        found[f"measured on training scenes, {label(key)}"] = {"difference": np.mean(d), "low": low, "high": high}
-    return pd.DataFrame(found).T
+    return against(runs, sides)
 
 
 def fault_effects(table: pd.DataFrame) -> Figure:
@@ -235,19 +197,23 @@ def chosen_by_loss(rows: list[dict]) -> list[dict[str, Any]]:
     return runs
 
 
-def material(tables: dict[str, list[pd.DataFrame]], value: str = "best") -> pd.DataFrame:
-    """Metal minus rubber of each configuration: `materials.over_seeds`, and what the original's ranks would say."""
+def material(tables: dict[str, materials.Tables], value: str = "best") -> pd.DataFrame:
+    """Metal minus rubber of each configuration: `materials.paired`, p corrected for their number ("holm").
+
+    And what the original's ranks would say.
+    """
     rows = {}
     for name, seeds in tables.items():
-        rows[name] = materials.over_seeds(seeds, value)
-        wrong = [t.assign(material=t.mistaken) for t in seeds]
-        rows[name]["by rank"] = materials.over_seeds(wrong, value)["effect"]
-    return pd.DataFrame(rows).T
+        wrong = {seed: t.assign(material=t.mistaken) for seed, t in seeds.items()}
+        rows[name] = materials.paired(seeds, value) | {"by rank": materials.paired(wrong, value)["effect"]}
+    found = pd.DataFrame(rows).T
+    return found.assign(holm=holm(found["p"]))
 
 
-def pooled(tables: list[pd.DataFrame], values: Sequence[str] = ("best", "recall")) -> pd.DataFrame:
+def pooled(seeds: dict[int, pd.DataFrame], values: Sequence[str] = ("best", "recall")) -> pd.DataFrame:
     """One table of objects with each value's mean over the seeds' tables."""
-    return tables[0].assign(**{v: sum(t[v] for t in tables) / len(tables) for v in values if v in tables[0]})
+    first, *_ = tables = list(seeds.values())
+    return first.assign(**{v: sum(t[v] for t in tables) / len(tables) for v in values if v in first})
 
 
 def gallery(objects: pd.DataFrame, masks: Tensor, pictures: Tensor, truth: Tensor) -> pd.DataFrame:
@@ -261,31 +227,25 @@ def gallery(objects: pd.DataFrame, masks: Tensor, pictures: Tensor, truth: Tenso
     return clearest.merge(materials.judge(masks, truth), on=["image", "id"])
 
 
-def more_so(
-    tables: dict[str, list[pd.DataFrame]], pairs: Sequence[tuple[str, str]], value: str = "best"
-) -> pd.DataFrame:
-    """Does one backbone help metal more than rubber, compared with another? `materials.over_seeds` of the differences.
+def more_so(tables: dict[str, materials.Tables], pairs: Sequence[tuple[str, str]], value: str = "best") -> pd.DataFrame:
+    """Does one backbone help metal more than rubber, compared with another? By seed and scene, as `material`.
 
     Args:
-        tables: of `judged`; pairs: (backbone, the one it is compared with), the same number of seeds.
+        tables: of `judged`; pairs: (backbone, the one it is compared with).
     """
-    rows = {}
-    for name, base in pairs:
-        both = zip(tables[name], tables[base], strict=True)
-        rows[f"{name} - {base}"] = materials.over_seeds(
-            [a.assign(**{value: a[value] - b[value]}) for a, b in both], value
-        )
-    return pd.DataFrame(rows).T
+    apart = {name: materials.gaps(tables[name], value) for name in dict.fromkeys(n for pair in pairs for n in pair)}
+    found = compare({f"{a} - {b}": (apart[a], apart[b]) for a, b in pairs})
+    return found.rename(columns={"difference": "effect"})[["effect", "low", "high", "p", "seeds", "holm"]]
 
 
 def ahead(runs: list[dict], names: Sequence[str], base: str, keys: Sequence[str] = ("fg_ari", "mbo")) -> Figure:
-    """How far each configuration is ahead of another, with Welch's 95 % interval over seeds."""
+    """How far each configuration is ahead of another, paired by seed, with 95 % intervals."""
     figure, axes = plt.subplots(
         1, len(keys), figsize=(4.4 * len(keys), 0.3 * len(names) + 1), layout="constrained", sharey=True
     )
     compared = [(n, base) for n in names if n != base]
     for axis, key in zip(np.atleast_1d(axes), keys, strict=True):
-        found = list(against(runs, {n: ((n, key), (base, key)) for n, _ in compared}).values())
+        found = against(runs, {n: ((n, key), (base, key)) for n, _ in compared}).to_dict("records")
         far = max(abs(e[k]) for e in found for k in ("low", "high", "difference") if np.isfinite(e[k]))
         intervals(axis, compared, found, f"{label(key)} minus that of {base}, 95 %", np.ceil(10 * far) / 10)
     return figure

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lib import committed, discovery, features, materials, probes, refine, reflections
 from lib.backbone_report import pack
 from lib.data.movi import MoviDataset
+from lib.metrics.objects import fg_ari
 from lib.models import backbones
 from lib.models.backbones import Backbone
 from lib.models.dinosaur import NORMS, ORIGINAL, Dinosaur, on_image
@@ -258,6 +259,19 @@ class Study:
 
     def _parts(self) -> tuple[tuple[str, int], tuple[str, int]]:
         return (self.trials.splits[0], 24), (self.trials.held_out, self.trials.every)
+
+    @torch.no_grad()
+    def by_scene(self, model: nn.Module, backbone: str, split: str, most: int = 40) -> np.ndarray:
+        """FG-ARI of a split's first scenes at the moments of `held_out`, mean over a scene's images, `[scenes]`."""
+        frames = slice(None, None, self.trials.every)
+        data = MoviDataset(self.trials.root, split, fields=("video", "segmentations"), frames=frames)
+        found = []
+        for scene in data[:most]:
+            torch.manual_seed(0)
+            seen = model(tokens(backbone, torch.from_numpy(scene.video).permute(0, 3, 1, 2) / 255))
+            winners = on_image(seen.attention.float(), scene.masks.shape[-2:]).argmax(1)
+            found.append(np.nanmean([fg_ari(*pair) for pair in zip(scene.masks, winners, strict=True)]))
+        return np.array(found)
 
     def objects(self, split: str = "", every: int = 0) -> pd.DataFrame:
         """`materials.objects_of` of a split, the held-out one if "", every so many frames."""

@@ -9,8 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy.stats import ttest_ind
 from torch import Tensor, nn
 
 from lib import discovery, plots
@@ -120,22 +118,6 @@ def spread(net: nn.Module, tokens: Tensor) -> float:
     """
     inputs = net.encode(tokens)
     return float((inputs.var(1, correction=0).sum(-1) / inputs.square().sum(-1).mean(1)).mean())
-
-
-def effect(values: ArrayLike, base: ArrayLike) -> dict[str, float]:
-    """How much one sample's mean differs from another's: "difference", its 95 % interval "low" to "high", and "g".
-
-    The interval is Welch's, which does not take the variances for equal; g is Hedges' (1981), the difference in
-    pooled standard deviations with the correction for few samples. Both are NaN for fewer than two values a side.
-    """
-    a, b = np.asarray(values, float), np.asarray(base, float)
-    if min(len(a), len(b)) < 2:
-        return {"difference": float(a.mean() - b.mean()), "low": np.nan, "high": np.nan, "g": np.nan}
-    interval = ttest_ind(a, b, equal_var=False).confidence_interval()
-    free = len(a) + len(b) - 2
-    pooled = np.sqrt(((len(a) - 1) * a.var(ddof=1) + (len(b) - 1) * b.var(ddof=1)) / free)
-    g = (a.mean() - b.mean()) / pooled * (1 - 3 / (4 * free - 1)) if pooled else np.nan
-    return {"difference": float(a.mean() - b.mean()), "low": interval.low, "high": interval.high, "g": float(g)}
 
 
 def intervals(axis: plt.Axes, compared: list[tuple[str, str]], effects: list[dict], label: str, end: float) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from lib import refine
 from lib.discovery import cosine
-from lib.metrics import objects, tracking
+from lib.metrics import controls, objects, tracking
 from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.feature_decoders import positions_of
 from lib.models.video import VideoModel, slot_contrast
@@ -53,6 +54,9 @@ def train(
 
     Args:
         start: a trained image model to begin from; None begins from nothing.
+
+    Raises:
+        ValueError: videos are shorter than a clip.
     """
     config = {
         "recipe": asdict(recipe),
@@ -72,6 +76,8 @@ def train(
     def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
         tokens = data.features.tokens
         starts = tokens.shape[1] - rules.clip + 1
+        if starts < 1:
+            raise ValueError(f"{name}: videos have {tokens.shape[1]} frames, clips {rules.clip}; take shorter clips")
         if start is None:
             model.image_model.mean.copy_(data.features.mean)
             model.image_model.std.copy_(data.features.std)
@@ -150,19 +156,8 @@ def measure(
     for i, s in enumerate(scenes):
         here = None if places is None else places[i : i + 1]
         winners = winners_of(refine.merge(masks[i : i + 1], slots[i : i + 1], here, threshold)[0], data, s, guided)
-        truth = data.truth[s]
-        shares = np.bincount(winners.ravel(), minlength=masks.shape[2]) / winners.size
-        each = {k: [f(t, w) for t, w in zip(truth, winners, strict=True)] for k, f in _EACH.items()}
-        rows.append(
-            {f"video_{k}": f(truth, winners) for k, f in _EACH.items()}
-            | {k: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for k, v in each.items()}
-            | {
-                "mask_similarity": float(np.mean([objects.mask_similarity(m) for m in masks[i]])),
-                "active_slots": int((shares >= 0.01).sum()),
-                "identity_switches": tracking.identity_switches(truth, winners),
-                "keep_length": tracking.keep_length(truth, winners),
-            }
-        )
+        row, each = of_winners(winners, data.truth[s])
+        rows.append(row | {"mask_similarity": float(np.mean([objects.mask_similarity(m) for m in masks[i]]))})
         frames.append(
             {
                 "max_activation": tracking.max_activation(masks[i]),
@@ -172,6 +167,40 @@ def measure(
         )
     means = {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
     return means, {k: np.nanmean([f[k] for f in frames], axis=0).tolist() for k in frames[0]}
+
+
+def of_winners(winners: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """What `measure` says of one video that needs nothing but which slot wins each pixel, ids `[T, H, W]` both.
+
+    Returns:
+        Its row, and FG-ARI, ARI and mBO of each frame.
+    """
+    each = {k: [f(t, w) for t, w in zip(truth, winners, strict=True)] for k, f in _EACH.items()}
+    means = {k: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for k, v in each.items()}
+    row = {f"video_{k}": f(truth, winners) for k, f in _EACH.items()} | means
+    row["active_slots"] = int((np.unique(winners, return_counts=True)[1] >= 0.01 * winners.size).sum())
+    row["identity_switches"] = tracking.identity_switches(truth, winners)
+    return row | {"keep_length": tracking.keep_length(truth, winners)}, each
+
+
+def static(data: Split, scenes: np.ndarray, control: str) -> dict[str, float]:
+    """A partition that knows nothing of objects nor of time, measured as `measure` does a model.
+
+    Args:
+        control: "blocks", a 3 x 3 grid that is held for the whole video, or "kmeans_rgb", nine clusters of the colours
+            of all frames together, averaged to 32 x 32 places, one start.
+    """
+    size, rows = tuple(data.truth.shape[-2:]), []
+    for s in scenes:
+        frames = torch.from_numpy(data.video[s]).permute(0, 3, 1, 2).float() / 255
+        if control == "blocks":
+            masks = controls.blocks(len(frames), size[0], 3)
+        else:
+            small = adaptive_avg_pool2d(frames, 32).transpose(0, 1).flatten(1, 2)  # frames below each other
+            masks = controls.kmeans_rgb(small[None], 9)[0].unflatten(1, (len(frames), 32)).transpose(0, 1)
+            masks = on_image(masks.flatten(2), size)
+        rows.append(of_winners(masks.argmax(1).numpy(), data.truth[s])[0])
+    return {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
 
 
 def winners_of(masks: Tensor, data: Split, scene: int, guided: bool) -> np.ndarray:

@@ -40,16 +40,17 @@ LABELS = {
 }
 
 
-def by_backbone(tables: dict[str, pd.DataFrame], value: str = "best") -> Figure:
+def by_backbone(tables: dict[str, pd.DataFrame], paired: pd.DataFrame, value: str = "best") -> Figure:
     """One measure on metal and rubber, a pair a backbone, with intervals; beside it metal minus rubber, paired.
 
     Args:
-        tables: of objects judged, by backbone. Left are objects of mixed scenes, and metal of metal-only scenes.
+        tables: of objects judged, means over seeds, by backbone. Left are objects of mixed scenes, and metal of
+            metal-only scenes, with intervals over scenes; paired: of `backbone_report.material`.
     """
     figure, axes = plt.subplots(
         1, 2, figsize=(8.6, 0.55 * len(tables) + 1.5), layout="constrained", sharey=True, width_ratios=(3, 2)
     )
-    for y, objects in enumerate(tables.values()):
+    for y, (backbone, objects) in enumerate(tables.items()):
         seen = materials.means(objects, value, ["mixed", "material"])
         kinds = [((True, m), PAINT[m], "o", f"{m}, mixed scenes") for m in MATERIALS]
         kinds.append(((False, "metal"), PAINT["metal"], "s", "metal, metal-only scenes"))
@@ -57,9 +58,9 @@ def by_backbone(tables: dict[str, pd.DataFrame], value: str = "best") -> Figure:
             if key in seen.index:
                 face = "white" if marker == "s" else colour
                 _point(axes[0], seen.loc[key], y + shift, colour, marker, face, name if y == 0 else None)
-        found = materials.paired(objects, value)
+        found = paired.loc[backbone].rename({"effect": "mean"})
         sure = found["low"] > 0 or found["high"] < 0
-        _point(axes[1], found | {"mean": found["effect"]}, y, "black", "o", "black" if sure else "white")
+        _point(axes[1], found, y, "black", "o", "black" if sure else "white")
     axes[0].set(yticks=range(len(tables)), yticklabels=list(tables), ylim=(len(tables) - 0.5, -0.5), xlim=(0, None))
     axes[0].set_xlabel(f"{LABELS.get(value, value)}, mean and 95 %")
     axes[1].axvline(0, color="black", linewidth=0.8, linestyle=":")

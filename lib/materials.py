@@ -4,18 +4,18 @@ Tables are pandas frames, a row an object of an image. Objects of one scene are 
 interval draws scenes. Introduced in notebooks/backbone_comparison.ipynb.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import permutation_test, wilcoxon
 from torch import Tensor
 
 from lib.data.movi import COLORS, MATERIALS, SHAPES, SIZES, Scene
-from lib.metrics.objects import iou_matrix
+from lib.metrics.intervals import difference, percentiles, weights
+from lib.metrics.objects import finite, ids_of, iou_matrix
 from lib.silhouettes import GEOMETRY, full_pixels
 
 #: What to load of a scene: `MoviDataset(root, split, fields=FIELDS, frames=...)`.
@@ -29,7 +29,8 @@ BIN_NAMES = {
 }
 #: What `adjusted` holds constant beside the scene.
 TERMS = ("metal", "large", "log2 area", "hidden", "log2 distance", "border")
-DRAWS = 2000  # of every bootstrap
+#: Of the same objects, one a seed; a single table is that of a control without seeds.
+Tables = Mapping[int | None, pd.DataFrame] | pd.DataFrame
 
 
 def objects_of(scenes: Iterable[Scene], frames: slice | Sequence[int] | None = None) -> pd.DataFrame:
@@ -105,7 +106,8 @@ def judge(masks: Tensor, truth: Tensor) -> pd.DataFrame:
         the slot there, -1 where slots ran out.
     """
     rows = []
-    for image, (hard, ids) in enumerate(zip(masks.argmax(1).cpu().numpy(), truth.cpu().numpy(), strict=True)):
+    winners = finite("masks", masks).argmax(1).numpy()
+    for image, (hard, ids) in enumerate(zip(winners, ids_of("truth", truth), strict=True)):
         present, iou = np.unique(hard), iou_matrix(ids, hard)
         slots = np.full(len(iou), -1)
         objects, columns = linear_sum_assignment(-iou)
@@ -144,75 +146,67 @@ def means(objects: pd.DataFrame, value: str, by: str | list[str]) -> pd.DataFram
         Columns `mean`, `low`, `high`, `objects`, `scenes`, a row a group. A group of one scene has no interval (NaN).
     """
     scenes, where = np.unique(objects.scene, return_inverse=True)
-    weights = _draws(len(scenes))
+    drawn = weights(len(scenes))
     rows = {}
     some = objects.assign(drawn=where).dropna(subset=[value])
     for name, group in some.groupby(by, observed=True):
         total, count = (np.bincount(group.drawn, w, len(scenes)) for w in (group[value], np.ones(len(group))))
         with np.errstate(invalid="ignore"):  # a draw may hold no scene of a small group
-            ratios = (weights @ total) / (weights @ count)
-        low, high = np.nanquantile(ratios, (0.025, 0.975)) if (count > 0).sum() > 1 else (np.nan, np.nan)
+            ratios = (drawn @ total) / (drawn @ count)
+        low, high = percentiles(ratios) if (count > 0).sum() > 1 else (np.nan, np.nan)
         rows[name] = {"mean": total.sum() / count.sum(), "low": low, "high": high}
         rows[name] |= {"objects": len(group), "scenes": (count > 0).sum()}
     return pd.DataFrame(rows).T.astype({"objects": int, "scenes": int}).rename_axis(by)
 
 
-def scene_differences(objects: pd.DataFrame, value: str) -> pd.Series:
-    """Mean of metal minus mean of rubber in each scene that shows both, over all of its images."""
-    found = objects.groupby(["scene", "material"])[value].mean().unstack()
-    found = found.reindex(columns=MATERIALS)
-    return (found["metal"] - found["rubber"]).dropna()
+def gaps(tables: Tables, value: str) -> dict[int | None, NDArray[np.float64]]:
+    """By seed: mean of metal minus mean of rubber in each scene, over all of its images; NaN where one is missing."""
+    found = {}
+    for seed, table in _by_seed(tables).items():
+        means = table.groupby(["scene", "material"])[value].mean().unstack().reindex(columns=MATERIALS)
+        found[seed] = (means["metal"] - means["rubber"]).to_numpy()
+    return found
 
 
-def paired(objects: pd.DataFrame, value: str) -> dict[str, float]:
-    """Metal minus rubber within mixed scenes: the mean over scenes, its interval and two tests.
-
-    Returns:
-        `effect`, `low`, `high` (95 %, scenes drawn), `wilcoxon` (signed ranks) and `permutation` (signs flipped at
-        random), two-sided p values, and `scenes`, how many there are; with fewer than two all else is NaN.
-    """
-    d = scene_differences(objects, value).to_numpy()
-    if len(d) < 2:
-        return dict.fromkeys(("effect", "low", "high", "wilcoxon", "permutation"), float("nan")) | {"scenes": len(d)}
-    low, high = np.quantile(_draws(len(d)) @ d / len(d), (0.025, 0.975))
-    flipped = permutation_test((d,), np.mean, permutation_type="samples", n_resamples=9999, vectorized=True, rng=0)
-    p = wilcoxon(d).pvalue if d.any() else 1.0
-    return {
-        "effect": float(d.mean()),
-        "low": float(low),
-        "high": float(high),
-        "wilcoxon": float(p),
-        "permutation": float(flipped.pvalue),
-        "scenes": len(d),
-    }
-
-
-def over_seeds(tables: Sequence[pd.DataFrame], value: str) -> dict[str, float]:
-    """`paired` of each object's mean over seeds, whose interval is that of the scenes; and what training adds.
+def paired(tables: Tables, value: str) -> dict[str, float]:
+    """Metal minus rubber within mixed scenes, see `intervals.difference`: training and scenes are in its interval.
 
     Args:
-        tables: one a seed, of the same objects in the same order.
+        tables: of the same objects, one a seed.
 
     Returns:
-        As `paired`, and `sd` of the effects of single seeds (NaN of one), and `seeds`.
+        `effect`, `low`, `high` (95 %), `p`; `sd` of the effects of single seeds (NaN of one), `seeds` (0: none), and
+        `scenes`, how many there are; with fewer than two all but the last is NaN.
     """
-    effects = [scene_differences(t, value).mean() for t in tables]
-    values = pd.DataFrame([t[value].to_numpy(float) for t in tables]).mean()  # leaves out what a seed cannot measure
-    pooled = tables[0].assign(**{value: values.to_numpy()})
-    sd = float(np.std(effects, ddof=1)) if len(effects) > 1 else float("nan")
-    return paired(pooled, value) | {"sd": sd, "seeds": len(effects)}
+    apart = gaps(tables, value)
+    scenes = int(np.isfinite(list(apart.values())).any(0).sum())
+    if scenes < 2:
+        return dict.fromkeys(("effect", "low", "high", "p", "sd", "seeds"), np.nan) | {"scenes": scenes}
+    found = difference(apart, 0.0)
+    kept = {"effect": found["difference"]} | {k: found[k] for k in ("low", "high", "p", "seeds")}
+    return kept | {"sd": float(pd.DataFrame(apart).mean().std()), "scenes": scenes}
 
 
-def adjusted(objects: pd.DataFrame, value: str) -> pd.DataFrame:
+def adjusted(tables: Tables, value: str) -> pd.DataFrame:
     """Is it the material, or that metal happens to be smaller, hidden or close to others? Least squares on `TERMS`.
 
     Within mixed scenes: every column has its scene's mean taken away, so scenes are compared with themselves. `metal`
     alone, then beside all other terms, whose effects are those of one more unit (a doubling of area or distance).
 
     Returns:
-        Columns `effect`, `low`, `high` (95 %, scenes drawn); rows `metal, alone` and `TERMS`.
+        Columns of `intervals.difference`, `effect` for "difference"; rows `metal, alone` and `TERMS`.
     """
-    some = objects[objects.mixed].dropna(subset=[value, "distance"])
+    fits = {seed: _fits(table[table.mixed], value) for seed, table in _by_seed(tables).items()}
+    rows, scenes = {}, min(table[table.mixed].scene.nunique() for table in _by_seed(tables).values())
+    for i, term in enumerate(["metal, alone", *TERMS]):
+        drawn = {seed: fit[1:, i] for seed, fit in fits.items()}
+        rows[term] = difference({s: f[0, i] for s, f in fits.items()}, 0.0, draws=(drawn, 0.0), units=scenes)
+    return pd.DataFrame(rows).T.rename(columns={"difference": "effect"})
+
+
+def _fits(objects: pd.DataFrame, value: str) -> NDArray[np.float64]:
+    """Coefficients `[1 + DRAWS, 1 + TERMS]` of one seed's objects: of all scenes, then of each draw of them."""
+    some = objects.dropna(subset=[value, "distance"])
     terms = pd.DataFrame(
         {
             "metal": some.material == "metal",
@@ -228,14 +222,12 @@ def adjusted(objects: pd.DataFrame, value: str) -> pd.DataFrame:
     within = (within - within.groupby(some.scene).transform("mean")).to_numpy()
     scenes, where = np.unique(some.scene, return_inverse=True)
     fits = []
-    for weight in np.vstack([np.ones(len(scenes)), _draws(len(scenes))[:500]]):
+    for weight in np.vstack([np.ones(len(scenes)), weights(len(scenes))]):
         x = within * np.sqrt(weight[where])[:, None]
         alone = np.linalg.lstsq(x[:, :1], x[:, -1])[0]
         fits.append(np.concatenate([alone, np.linalg.lstsq(x[:, :-1], x[:, -1])[0]]))
-    low, high = np.quantile(fits[1:], (0.025, 0.975), axis=0)
-    return pd.DataFrame({"effect": fits[0], "low": low, "high": high}, index=["metal, alone", *TERMS])
+    return np.array(fits)
 
 
-def _draws(scenes: int) -> NDArray[np.float64]:
-    """How often each scene is in each draw, `[DRAWS, scenes]`; the same draws every time."""
-    return np.random.default_rng(0).multinomial(scenes, np.full(scenes, 1 / scenes), DRAWS).astype(float)
+def _by_seed(tables: Tables) -> Mapping[int | None, pd.DataFrame]:
+    return {None: tables} if isinstance(tables, pd.DataFrame) else tables

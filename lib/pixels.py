@@ -48,6 +48,13 @@ def jitter(strength: float) -> v2.Transform:
     return v2.ColorJitter(s, s, s, 0.5 * strength)
 
 
+def network(rules: Rules, size: int) -> Autoencoder:
+    """The autoencoder of a configuration before its first step, for pictures of `size` px."""
+    temperature = rules.attention_temperature
+    model = Autoencoder(size, rules.slots, stride=rules.stride, attention_temperature=temperature, glorot=rules.glorot)
+    return model.to(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
+
+
 def train(
     name: str,
     pictures: Tensor | Shapes,
@@ -74,16 +81,6 @@ def train(
     config = {"recipe": asdict(recipe), "rules": asdict(rules), "size": size, "seed": recipe.seed, "n": len(pictures)}
     config["rules"]["temperature"] = list(rules.temperature)  # JSON has no tuples, and configurations are compared
 
-    def build() -> nn.Module:
-        model = Autoencoder(
-            size,
-            rules.slots,
-            stride=rules.stride,
-            attention_temperature=rules.attention_temperature,
-            glorot=rules.glorot,
-        )
-        return model.to(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
-
     def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
         change = jitter(rules.jitter)
         known = pictures.tensors[0] if isinstance(pictures, Shapes) else pictures
@@ -104,7 +101,7 @@ def train(
 
         return fit(model, loss, recipe, state=state, device=device, watch=watch, watch_every=watch_every, label=name)
 
-    return load_or_train(name, build, fit_it, config, data)
+    return load_or_train(name, lambda: network(rules, size), fit_it, config, data)
 
 
 @torch.no_grad()

@@ -16,9 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
+from lib.metrics.intervals import bootstrap
+
 ATTRIBUTES = ("material", "shape", "color", "size")
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # of the probe, scikit-learn's C
-DRAWS = 500  # of the bootstrap
 
 
 def under_slots(slots: Tensor, found: pd.DataFrame) -> NDArray[np.float64]:
@@ -67,9 +68,8 @@ def probe(
     guess = search.fit(train, labels, groups=groups).predict(test)
     names, counts = np.unique(labels, return_counts=True)
     scenes, where = np.unique(test_groups, return_inverse=True)
-    drawn = np.random.default_rng(0).multinomial(len(scenes), np.full(len(scenes), 1 / len(scenes)), DRAWS)
     right, total = np.bincount(where, guess == expected), np.bincount(where)
-    low, high = np.quantile((drawn @ right) / (drawn @ total), (0.025, 0.975))
+    low, high = bootstrap(lambda drawn: (drawn @ right) / (drawn @ total), len(scenes))
     return {
         "accuracy": float(accuracy_score(expected, guess)),
         "low": float(low),

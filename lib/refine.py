@@ -11,6 +11,7 @@ from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 from torch.nn.functional import gumbel_softmax, normalize, one_hot
 
+from lib.metrics.objects import finite
 from lib.models.dinosaur import on_image
 
 
@@ -30,20 +31,21 @@ def merge(masks: Tensor, slots: Tensor, frames: Tensor | None, threshold: float,
     Returns:
         Masks of the same shape; a slot that was merged into another is left with zeros.
     """
+    finite("masks", masks)
     video = slots.ndim == 4
-    features = normalize(slots.detach().float(), dim=-1)
+    features = normalize(finite("slots", slots), dim=-1)
     if frames is not None:
-        features = torch.cat([features, reach * threshold * frames[..., :2].float()], dim=-1)
+        features = torch.cat([features, reach * threshold * finite("frames", frames)[..., :2]], dim=-1)
     distances = torch.cdist(features, features)  # [B, (T,) K, K]
-    distances = (distances.mean(1) if video else distances).cpu().numpy()
+    distances = (distances.mean(1) if video else distances).numpy()
     clusters = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=threshold)
-    merged = torch.zeros_like(masks)
-    for out, mask, apart in zip(merged, masks, distances, strict=True):
-        groups = clusters.fit_predict(apart) if threshold > 0 else np.arange(len(apart))
+    merged = []
+    for mask, apart in zip(masks, distances, strict=True):
+        groups = clusters.fit_predict(apart) if threshold > 0 and len(apart) > 1 else np.arange(len(apart))
         _, first, which = np.unique(groups, return_index=True, return_inverse=True)
         target = torch.as_tensor(first[which], device=mask.device)  # all under the number of the first one
-        out.index_add_(1 if video else 0, target, mask)
-    return merged
+        merged.append(torch.zeros_like(mask).index_add(1 if video else 0, target, mask))
+    return torch.stack(merged)
 
 
 def guided(masks: Tensor, images: Tensor, radius: int = 12, smoothness: float = 1e-3) -> Tensor:
@@ -60,6 +62,8 @@ def guided(masks: Tensor, images: Tensor, radius: int = 12, smoothness: float = 
         `[B, K, H, W]`, not negative, sums to one over K.
     """
     masks = masks.flatten(2)
+    for name, values in (("masks", masks), ("images", images)):
+        finite(name, values)
     grown = torch.cat([on_image(m[None], tuple(images.shape[-2:])) for m in masks])
     # One picture at a time: kornia's buffers grow with masks x colours, and the cache is small.
     drawn = torch.cat(
@@ -78,8 +82,9 @@ def harden(masks: Tensor, how: str = "argmax", temperature: float = 1.0) -> Tens
         temperature: of the Gumbel-softmax.
 
     Raises:
-        ValueError: another name.
+        ValueError: another name, or masks that are not finite.
     """
+    finite("masks", masks)
     if how == "argmax":
         return one_hot(masks.argmax(1), masks.shape[1]).movedim(-1, 1).to(masks.dtype)
     if how == "gumbel":

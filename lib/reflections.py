@@ -10,6 +10,8 @@ import pandas as pd
 from scipy.special import entr
 from torch import Tensor
 
+from lib.metrics.objects import finite, ids_of
+
 SHARES = ("own", "theft", "ground", "mirror", "taken_bright", "foreign", "lured")
 COLUMNS = ("image", "id", *SHARES, "spill", "entropy", "entropy_bright")
 
@@ -37,9 +39,10 @@ def reflections(masks: Tensor, truth: Tensor, pictures: Tensor) -> pd.DataFrame:
         `entropy_bright`: mean entropy over slots at its pixels, and at its bright ones, in units of log K.
     """
     rows = []
-    for image, (soft, ids, picture) in enumerate(zip(masks.detach().cpu(), truth.cpu(), pictures.cpu(), strict=True)):
+    masks, pictures = finite("masks", masks), finite("pictures", pictures)
+    for image, (soft, ids, picture) in enumerate(zip(masks, ids_of("truth", truth), pictures, strict=True)):
         soft, rgb = soft.flatten(1).double().numpy(), picture.flatten(1).double().numpy()  # [K, P], [3, P]
-        ids, winners = ids.flatten().numpy().astype(int), soft.argmax(0)  # [P]
+        ids, winners = ids.ravel().astype(int), soft.argmax(0)  # [P]
         overlap = np.zeros((len(soft), ids.max() + 1))
         np.add.at(overlap, (winners, ids), 1)
         owner = overlap.argmax(1)[winners]  # [P], the main region of the slot that won the pixel

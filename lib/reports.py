@@ -23,10 +23,10 @@ def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         truth: `[n, H, W]`; masks: `[n, K, H, W]`.
     """
     found = []
-    for ids, soft in zip(truth, masks, strict=True):
-        areas = torch.bincount(ids.flatten())[ids.unique()]
-        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if int(ids.max()) else np.zeros(0)
-        found.append(float((areas[ids.unique() > 0].numpy() * (1 - best)).sum()))
+    for ids, soft in zip(objects.ids_of("truth", truth), objects.finite("masks", masks), strict=True):
+        areas = np.unique(ids[ids > 0], return_counts=True)[1]
+        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if len(areas) else np.zeros(0)
+        found.append(float((areas * (1 - best)).sum()))
     return torch.tensor(found)
 
 
@@ -89,16 +89,13 @@ def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.nd
     return found
 
 
-def over_scenes(values: np.ndarray, scenes: int, draws: int = 1000) -> tuple[float, float]:
-    """The 95 % interval of the mean by bootstrap over scenes, whose images are not independent of each other.
+def by_scene(values: np.ndarray, scenes: int) -> np.ndarray:
+    """Means over the images of each scene, `[scenes]`, which are not independent of each other; NaN where all are.
 
     Args:
         values: one an image, scene by scene; NaN where there was nothing to measure.
     """
-    by_scene = np.asarray(values, float).reshape(scenes, -1)
-    drawn = by_scene[np.random.default_rng(0).integers(scenes, size=(draws, scenes))]
-    low, high = np.nanquantile(np.nanmean(drawn, (1, 2)), (0.025, 0.975))
-    return float(low), float(high)
+    return pd.DataFrame(np.asarray(values, float).reshape(scenes, -1)).mean(axis=1).to_numpy()
 
 
 def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:

@@ -8,9 +8,10 @@ import torch
 
 from lib import following, results
 from lib.following import Rules
+from lib.metrics.intervals import difference
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
-from lib.reports import bleeding_by_size, missed, over_scenes, runs_of
+from lib.reports import bleeding_by_size, by_scene, missed, runs_of
 from lib.training import Recipe
 from lib.trials import control_masks
 
@@ -53,6 +54,12 @@ def test_training_begins_from_the_image_model_that_is_handed_over(scenes, tmp_pa
     torch.testing.assert_close(kept, image.decoder.slot.weight, atol=1e-3, rtol=1e-2)
 
 
+def test_videos_shorter_than_a_clip_are_refused(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    with pytest.raises(ValueError, match="long: videos have 6 frames, clips 7"):
+        following.train("long", scenes, Rules(model=SMALL, clip=7), RECIPE, device="cpu")
+
+
 def test_clips_stay_within_their_video(scenes):
     """The last clip that can begin is the one that ends with the video."""
     tokens = scenes.features.tokens
@@ -86,6 +93,18 @@ def test_measures_of_a_video_do_not_depend_on_its_neighbours(scenes):
     one, _ = following.measure(following.follow(net, scenes, [1]), scenes, [1])
     assert both["video_mbo"] == pytest.approx(one["video_mbo"]) and len(frames["max_activation"]) == 6
     assert set(both) >= {"video_fg_ari", "video_mbo", "fg_ari", "mbo", "identity_switches", "keep_length"}
+
+
+def test_static_controls_are_measured_as_models_are(scenes):
+    blocks, colours = (following.static(scenes, [0, 1], name) for name in ("blocks", "kmeans_rgb"))
+    assert blocks["active_slots"] == 9 and colours["active_slots"] == 2, "of nine clusters two colours fill two"
+    assert colours["video_fg_ari"] == colours["keep_length"] == 1 and colours["identity_switches"] == 0
+    # A square of 4 px that moves 10 px to the right crosses three columns of blocks in six frames, with ties.
+    assert blocks["identity_switches"] == pytest.approx(2 / 5) and blocks["keep_length"] == 1 / 2
+    masks = torch.nn.functional.one_hot(torch.arange(256) % 3, 3).mT.float().expand(1, 6, 3, 256)
+    both, _ = following.measure((masks, torch.rand(1, 6, 3, 8), None), scenes, [1])
+    row, _ = following.of_winners(masks[0].argmax(1).view(6, 16, 16).numpy(), scenes.truth[1])
+    assert {k: both[k] for k in row} == row
 
 
 def test_runs_carry_the_names_of_the_results_file():
@@ -122,10 +141,11 @@ def test_missed_pixels_and_bleeding_by_size():
 def test_the_interval_over_scenes_is_that_of_independent_scenes():
     """Images of a scene that agree do not narrow it: 1.96 sd / sqrt(scenes), however many images there are."""
     scene = np.random.default_rng(1).normal(size=400)
-    low, high = over_scenes(np.repeat(scene, 3), 400)
+    found = difference(by_scene(np.repeat(scene, 3), 400), 0.0)
+    low, high = found["low"], found["high"]
     assert (high - low) / 2 == pytest.approx(1.96 * scene.std() / 20, rel=0.1)
     assert low < scene.mean() < high
-    assert np.isfinite(over_scenes(np.append(scene, np.nan), 401)).all()
+    assert difference(by_scene(np.append(scene, np.nan), 401), 0.0) == found
 
 
 @pytest.mark.parametrize(("name", "shape"), [("blocks", (16, 16, 16)), ("kmeans_rgb", (9, 16, 16))])

@@ -31,7 +31,8 @@ def test_figures_of_objects():
     found = table.merge(materials.judge(masks, truth), on=["image", "id"])
     found = materials.binned(found.merge(reflections.reflections(masks, truth, pictures), on=["image", "id"]))
     assert len(found) == len(table)
-    figure = material_figures.by_backbone({"dinov2": found, "clip": found})
+    apart = pd.DataFrame(dict.fromkeys(("dinov2", "clip"), materials.paired(found, "best"))).T
+    figure = material_figures.by_backbone({"dinov2": found, "clip": found}, apart)
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["dinov2", "clip"]
     assert figure.axes[0].get_xlabel() == "best IoU of an object, mean and 95 %"
     figure = material_figures.against(found)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from lib import ROOT, materials
 from lib.data.movi import MATERIALS, MoviDataset
@@ -153,22 +154,25 @@ def test_the_paired_difference_is_over_mixed_scenes_alone():
     extra = frame.assign(scene=frame.scene + 100, mixed=False, material="metal", value=9.0)
     found = materials.paired(pd.concat([frame, extra], ignore_index=True), "value")
     assert found["effect"] == pytest.approx(np.mean([0.1, 0.2, 0.3, 0.1, 0.25, 0.15])) and found["scenes"] == 6
-    assert 0.1 < found["low"] < found["effect"] < found["high"] < 0.3
-    assert found["permutation"] == pytest.approx(2 / 64, abs=1e-9) and found["wilcoxon"] < 0.05
+    assert 0.08 < found["low"] < found["effect"] < found["high"] < 0.3
+    assert found["p"] == pytest.approx(ttest_1samp([0.1, 0.2, 0.3, 0.1, 0.25, 0.15], 0).pvalue)
     flipped = frame.assign(material=frame.material.map({"metal": "rubber", "rubber": "metal"}))
     assert materials.paired(flipped, "value")["effect"] == pytest.approx(-found["effect"])
 
 
 def test_p_values_are_even_where_there_is_no_effect():
     rng = np.random.default_rng(0)
-    p = [materials.paired(toy(rng.normal(0, 0.1, 10), rows=1), "value")["permutation"] for _ in range(80)]
+    p = [materials.paired(toy(rng.normal(0, 0.1, 10), rows=1), "value")["p"] for _ in range(80)]
     assert 0.38 < np.mean(p) < 0.62 and np.mean(np.array(p) < 0.2) < 0.33
 
 
 def test_over_seeds():
-    found = materials.over_seeds([toy([d] * 5, seed) for seed, d in enumerate((0.1, 0.2, 0.3))], "value")
+    found = materials.paired({seed: toy([d] * 5, seed) for seed, d in enumerate((0.1, 0.2, 0.3))}, "value")
     assert found["effect"] == pytest.approx(0.2) and found["sd"] == pytest.approx(0.1) and found["seeds"] == 3
-    assert np.isnan(materials.over_seeds([toy([0.1] * 5)], "value")["sd"])
+    half = (found["high"] - found["low"]) / 2
+    assert half == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5), "what training adds is in the interval"
+    single = materials.paired({0: toy([0.1] * 5)}, "value")
+    assert np.isnan(single["sd"]) and np.isnan(single["low"])
 
 
 def test_what_is_due_to_area_is_not_put_down_to_the_material():
@@ -182,10 +186,13 @@ def test_what_is_due_to_area_is_not_put_down_to_the_material():
         0.1
     )
     assert list(found.index) == ["metal, alone", *materials.TERMS]
+    other = frame.assign(value=frame.value + 0.1 * metal)
+    both = materials.adjusted({0: frame, 1: other}, "value").loc["metal"]
+    assert both.effect == pytest.approx(0.1) and both.high - both.low > 2 * 12.7 * 0.05, "and over seeds"
 
 
 def test_what_no_scene_measures_is_nan():
     table = pd.DataFrame({"scene": [0, 0, 1, 1], "material": ["metal", "rubber"] * 2, "best": [np.nan] * 4})
     found = materials.paired(table, "best")
     assert np.isnan(found["effect"]) and found["scenes"] == 0
-    assert np.isnan(materials.over_seeds([table, table], "best")["low"])
+    assert np.isnan(materials.paired({0: table, 1: table}, "best")["low"])

@@ -28,6 +28,11 @@ def test_nothing_and_everything_can_be_merged():
     assert one[:, 1:].abs().max() == 0
 
 
+def test_a_single_slot_is_merged_with_nobody():
+    alone = torch.ones(2, 1, 64)
+    torch.testing.assert_close(merge(alone, SLOTS[:, :1], FRAMES[:, :1], 0.5), alone)
+
+
 def test_equal_slots_are_merged_unless_they_are_far_apart():
     slots = SLOTS.clone()
     slots[:, 2] = 3 * slots[:, 0]  # the same direction: length does not count

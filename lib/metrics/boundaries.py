@@ -6,6 +6,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from lib.metrics.objects import finite, ids_of
+
 
 def boundary(truth: Tensor, masks: Tensor, width: float = 3.0) -> tuple[float, float]:
     """How fast masks change, a pixel: within `width` px of a true boundary, and elsewhere. NaN where there is none.
@@ -16,7 +18,8 @@ def boundary(truth: Tensor, masks: Tensor, width: float = 3.0) -> tuple[float, f
     Args:
         truth: ids, brought to the size of the masks by nearest neighbour; masks: `[K, H, W]`.
     """
-    ids = interpolate(truth[None, None].float(), masks.shape[-2:], mode="nearest")[0, 0].numpy()
+    ids, masks = torch.from_numpy(ids_of("truth", truth).astype(np.float32)), finite("masks", masks)
+    ids = interpolate(ids[None, None], masks.shape[-2:], mode="nearest")[0, 0].numpy()
     edge = np.zeros(ids.shape, bool)
     edge[1:] |= ids[1:] != ids[:-1]
     edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]

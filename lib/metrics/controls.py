@@ -10,6 +10,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from lib.metrics.objects import finite
+
 
 def blocks(batch: int, size: int, side: int) -> Tensor:
     """A `side` x `side` grid of equal blocks, the same for every picture: position alone.
@@ -26,7 +28,7 @@ def kmeans_rgb(pictures: Tensor, clusters: int, seed: int = 0) -> Tensor:
     Introduced in notebooks/ex_slot2.ipynb. Fewer distinct colours than clusters leave clusters empty.
     """
     labels = []
-    for picture in pictures:
+    for picture in finite("pictures", pictures):
         pixels = picture.flatten(1).T.double().numpy()
         k = min(clusters, len(np.unique(pixels, axis=0)))
         with threadpool_limits(1):  # so few points: threads would only wait for each other

@@ -1,4 +1,4 @@
-"""What one treatment does against another: a paired difference over seeds and images, with its interval.
+"""The road study's pairs through `intervals.difference`, until it calls that itself.
 
 Introduced in notebooks/streethazards.ipynb.
 """
@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from lib.metrics import segmentation
+from lib.metrics.intervals import difference
 
-DRAWS = 200  # of the bootstrap
+DRAWS = 200  # as many as committed rows hold
 
 
 def resampled(found: NDArray[np.int64], batch: int = 0) -> str:
@@ -22,18 +22,10 @@ def resampled(found: NDArray[np.int64], batch: int = 0) -> str:
 
 
 def effect(ours: list[tuple[float, str]], theirs: list[tuple[float, str]]) -> dict[str, float]:
-    """The mean difference `ours` - `theirs` over seeds, and its 95 % interval.
-
-    Two errors are added in quadrature: of training, by Student's t over the differences of equal seeds, and of the
-    images, by the bootstrap. With three seeds t is 4.3, so the interval is wide on purpose.
-
-    Args:
-        ours, theirs: a seed each, in the same order: the value and its `resampled`.
-    """
-    differences = np.array([a[0] - b[0] for a, b in zip(ours, theirs, strict=True)])
-    drawn = [[np.fromstring(text, sep=" ") for text in (a[1], b[1])] for a, b in zip(ours, theirs, strict=True)]
-    mean, n = float(differences.mean()), len(differences)
-    seeds = student.ppf(0.975, n - 1) * differences.std(ddof=1) / n**0.5 if n > 1 else float("nan")
-    images = 1.96 * np.mean([a - b for a, b in drawn], 0).std(ddof=1)
-    half = float(np.hypot(seeds, images))
-    return {"effect": mean, "low": mean - half, "high": mean + half, "seeds": n}
+    """`intervals.difference` of values and their `resampled`, a seed each, in the same order on both sides."""
+    values, draws = (
+        [{s: pick(row) for s, row in enumerate(side)} for side in (ours, theirs)]
+        for pick in (lambda row: row[0], lambda row: np.fromstring(row[1], sep=" "))
+    )
+    found = difference(*values, draws=tuple(draws))
+    return {"effect": found.pop("difference")} | found

@@ -6,6 +6,9 @@ slot must keep its object. `evaluate` does both for a batch. Introduced in noteb
 A measure that has nothing to measure is NaN, never a perfect score, and means are taken over the rest: FG-ARI, mBO and
 mIoU where no object is in sight, mask similarity and slot diversity with a single slot. One object held by one slot
 scores FG-ARI 1, one object split over slots 0. Objects beyond the number of slots count with IoU 0 in mIoU.
+
+What is not finite is refused (ValueError, which names the argument): an argmax of NaN is a mask like any other. Labels
+may be of any integer or bool type and stride, masks of any floating type and with gradients.
 """
 
 from itertools import combinations
@@ -18,6 +21,30 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "mask_entropy", "active_slots")
+
+
+def finite(name: str, values: ArrayLike) -> Tensor:
+    """Masks, slots or pictures as a tensor on the CPU in single precision or better, without gradients.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    values = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
+    values = values.detach().cpu()
+    if not (ok := torch.isfinite(values)).all():
+        raise ValueError(f"{name}: {int((~ok).sum())} of {ok.numel()} values are not finite; did training diverge?")
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def ids_of(name: str, labels: ArrayLike) -> NDArray:
+    """Labels as an array, whatever holds them. Raises ValueError where one is not finite."""
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu()
+        labels = (labels.float() if labels.is_floating_point() else labels).numpy()
+    labels = np.asarray(labels)
+    if labels.dtype.kind == "f":
+        finite(name, labels)
+    return labels.view(np.uint8) if labels.dtype == bool else labels
 
 
 def ari(truth: ArrayLike, predicted: ArrayLike) -> float:
@@ -44,8 +71,9 @@ def iou_matrix(truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
     truth, predicted = _labels(truth, predicted)
     ids, rows = np.unique(truth, return_inverse=True)
     segments, columns = np.unique(predicted, return_inverse=True)
-    overlap = np.zeros((len(ids), len(segments)))
-    np.add.at(overlap, (rows, columns), 1)
+    shape = (len(ids), len(segments))
+    overlap = np.bincount(np.ravel_multi_index((rows, columns), shape), minlength=ids.size * segments.size)
+    overlap = overlap.reshape(shape).astype(float)
     union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
     return (overlap / union)[ids > 0]
 
@@ -69,13 +97,13 @@ def mean_pairwise_cosine(vectors: Tensor) -> float:
     """Mean cosine over pairs of different rows of `[K, D]`; NaN for a single row, 0 with a row of zeros."""
     if len(vectors) < 2:
         return float("nan")
-    unit = torch.nn.functional.normalize(vectors.detach().double(), dim=1)
+    unit = torch.nn.functional.normalize(finite("vectors", vectors).double(), dim=1)
     return float((unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)].mean())
 
 
 def mask_similarity(masks: Tensor) -> float:
     """Mean pairwise cosine between the masks `[K, ...]` of different slots: 1 is full collapse, 0 no overlap at all."""
-    return mean_pairwise_cosine(masks.flatten(1))
+    return mean_pairwise_cosine(finite("masks", masks).flatten(1))
 
 
 def slot_diversity(slots: Tensor) -> float:
@@ -84,12 +112,12 @@ def slot_diversity(slots: Tensor) -> float:
     The original study's slot similarity. Its ex_comparison called the cosine between masks by this name too; that one
     is `mask_similarity` here.
     """
-    return mean_pairwise_cosine(slots)
+    return mean_pairwise_cosine(finite("slots", slots))
 
 
 def mask_entropy(masks: Tensor) -> float:
     """Mean entropy over slots at each pixel of `[K, ...]`, divided by log K: 0 is certain, 1 is uniform."""
-    num_slots = len(masks)
+    num_slots, masks = len(masks), finite("masks", masks)
     if num_slots < 2:
         return 0.0
     return float(torch.special.entr(masks.double()).sum(0).mean() / np.log(num_slots))
@@ -97,7 +125,7 @@ def mask_entropy(masks: Tensor) -> float:
 
 def active_slots(masks: Tensor, share: float = 0.01) -> int:
     """How many slots win (argmax) at least `share` of the pixels of `[K, ...]`; a count, not in 0..1."""
-    winners = masks.flatten(1).argmax(0)
+    winners = finite("masks", masks).flatten(1).argmax(0)
     return int((torch.bincount(winners, minlength=len(masks)) >= share * winners.numel()).sum())
 
 
@@ -112,7 +140,8 @@ def mask_stability(first: Tensor, second: Tensor, matched: bool = True) -> float
     """
     if first.shape != second.shape:
         raise ValueError(f"masks differ in shape: {tuple(first.shape)} and {tuple(second.shape)}")
-    a, b = (torch.nn.functional.normalize(m.flatten(1).double(), dim=1) for m in (first, second))
+    pair = (finite("first", first), finite("second", second))
+    a, b = (torch.nn.functional.normalize(m.flatten(1).double(), dim=1) for m in pair)
     cosine = (a @ b.T).numpy()
     pairs = linear_sum_assignment(-cosine) if matched else (range(len(a)), range(len(a)))
     return float(cosine[pairs].mean())
@@ -132,10 +161,10 @@ def bleeding(truth: Tensor, masks: Tensor, background: bool = False) -> dict[int
     Args:
         truth: ids `[H, W]`; masks: `[K, H, W]`.
     """
-    flat, shares = masks.flatten(1).double(), {}
-    for i in truth.unique().tolist():
+    flat, ids, shares = finite("masks", masks).flatten(1).double(), ids_of("truth", truth).ravel(), {}
+    for i in np.unique(ids).tolist():
         if i or background:
-            inside = flat[:, truth.flatten() == i].sum(1)
+            inside = flat[:, torch.from_numpy(ids == i)].sum(1)
             slot = int(inside.argmax())
             shares[i] = float(1 - inside[slot] / flat[slot].sum().clamp(min=1e-12))
     return shares
@@ -151,8 +180,8 @@ def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
     Returns:
         Arrays `[B]` under the names of `KEYS`; of a video `video_fg_ari` and so on: all over time and space at once.
     """
+    truth, masks = ids_of("truth", truth), finite("masks", masks)
     video = truth.ndim == 4
-    masks = masks.detach().float().cpu()
     if masks.shape[-2:] != truth.shape[-2:]:
         # Soft masks grow bilinearly before anything is decided; the truth is never resized.
         flat = masks.flatten(0, -4)
@@ -162,7 +191,7 @@ def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
     if video:
         masks = masks.transpose(1, 2)  # [B, K, T, H, W]
     rows = []
-    for ids, soft in zip(truth.cpu().numpy(), masks, strict=True):
+    for ids, soft in zip(truth, masks, strict=True):
         hard = soft.argmax(0).numpy()
         agreement = [measure(ids, hard) for measure in (fg_ari, ari, mbo, miou)]
         rows.append([*agreement, mask_similarity(soft), mask_entropy(soft), active_slots(soft)])
@@ -171,7 +200,7 @@ def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
 
 
 def _labels(truth: ArrayLike, predicted: ArrayLike) -> tuple[NDArray, NDArray]:
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    truth, predicted = ids_of("truth", truth), ids_of("predicted", predicted)
     if truth.shape != predicted.shape:
         raise ValueError(f"labels differ in shape: {truth.shape} and {predicted.shape}")
     if truth.size == 0:

@@ -26,12 +26,13 @@ def runs(truth: ArrayLike, predicted: ArrayLike) -> dict[int, list[int]]:
         One list an object that is visible at all, by id.
 
     Raises:
-        ValueError: the shapes do not agree.
+        ValueError: the shapes do not agree, or a mask is not finite.
     """
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
-    winners = predicted.argmax(1) if predicted.ndim == 4 else predicted
+    truth, soft = objects.ids_of("truth", truth), np.ndim(predicted) == 4
+    winners = objects.finite("predicted", predicted).argmax(1) if soft else predicted
+    winners = objects.ids_of("predicted", winners)
     if winners.shape != truth.shape or truth.ndim != 3:
-        raise ValueError(f"truth {truth.shape} and predicted {predicted.shape} are not [T, H, W] and [T, (K,) H, W]")
+        raise ValueError(f"truth {truth.shape} and predicted {winners.shape} are not [T, H, W] and [T, (K,) H, W]")
     lengths: dict[int, list[int]] = {}
     holders: dict[int, set[int]] = {}
     for ids, slots in zip(truth, winners, strict=True):
@@ -70,12 +71,12 @@ def max_activation(masks: Tensor) -> NDArray[np.float64]:
     Args:
         masks: `[T, K, ...]`. Uniform masks score 1 / K, the value of full collapse.
     """
-    return masks.detach().double().cpu().flatten(2).amax(-1).mean(1).numpy()
+    return objects.finite("masks", masks).double().flatten(2).amax(-1).mean(1).numpy()
 
 
 def slot_similarity(slots: Tensor) -> NDArray[np.float64]:
     """`objects.slot_diversity` of the slots `[T, K, D]` in each frame: `[T]`, in -1..1; 1 is full collapse."""
-    return np.array([objects.slot_diversity(frame.cpu()) for frame in slots])
+    return np.array([objects.slot_diversity(frame) for frame in objects.finite("slots", slots)])
 
 
 def _mean_over_objects(truth: ArrayLike, predicted: ArrayLike, measure) -> float:

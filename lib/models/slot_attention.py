@@ -134,16 +134,20 @@ class SlotAttention(nn.Module):
         """What place adds to the logits, `[B, K, N]`: a slope and a pull to the centre, both read from the slot."""
         terms = self.to_place(slots)  # [B, K, 3]
         offset = in_frame(positions, frames)  # [B, K, N, 2]
-        slope = torch.einsum("bkc,bknc->bkn", terms[..., :2].to(offset.dtype), offset)
+        slope = (terms[:, :, None, :2].to(offset.dtype) * offset).sum(-1)  # no einsum: see `measure_frames`
         return slope - 0.1 * softplus(terms[..., 2:]) * offset.square().sum(-1).clamp(max=FAR)
 
 
 def measure_frames(weights: Tensor, positions: Tensor) -> Tensor:
-    """Centre and width (standard deviation in both directions together) of weights `[B, K, N]`: `[B, K, 3]`."""
-    weights = weights.to(positions.dtype)
-    centre = torch.einsum("bkn,nc->bkc", weights, positions)
+    """Centre and width (standard deviation in both directions together) of weights `[B, K, N]`: `[B, K, 3]`.
+
+    In the precision of the positions, under autocast too: products and sums, because an einsum would be brought to
+    bfloat16, whatever its inputs are.
+    """
+    weights = weights.to(positions.dtype)[..., None]
+    centre = (weights * positions).sum(-2)
     offset = positions - centre[:, :, None]  # [B, K, N, 2]
-    variance = torch.einsum("bkn,bknc->bkc", weights, offset.square()).sum(-1, keepdim=True) / 2
+    variance = (weights * offset.square()).sum((-2, -1))[..., None] / 2
     return torch.cat([centre, (variance + 1e-4).sqrt().clamp(NARROWEST, WIDEST)], dim=-1)
 
 

@@ -1,6 +1,7 @@
 """The measures of objecthood: invariances, bounds, agreement with scikit-learn, and every corner that has a rule."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import adjusted_rand_score, jaccard_score
 
-from lib.metrics import objects
+from lib import materials, refine, reflections, reports
+from lib.metrics import boundaries, controls, objects, tracking
 
 LABELS = hnp.arrays(np.int64, (6, 6), elements=st.integers(0, 4))
 
@@ -187,3 +189,98 @@ def test_bleeding_is_the_share_of_a_mask_outside_its_object():
     assert found[1] == pytest.approx(0.2) and found[2] == 0 and found[0] == 0
     uniform = torch.full((3, 2, 4), 1 / 3)
     assert objects.bleeding(truth, uniform)[2] == pytest.approx(7 / 8)
+
+
+SOFT = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).softmax(1)
+IDS = np.random.default_rng(0).integers(0, 4, (2, 16, 16))
+ON_MASKS = {
+    "evaluate": lambda ids, masks: objects.evaluate(ids, masks),
+    "evaluate, video": lambda ids, masks: objects.evaluate(ids[None], masks[None]),
+    "mask_similarity": lambda ids, masks: objects.mask_similarity(masks[0]),
+    "slot_diversity": lambda ids, masks: objects.slot_diversity(masks[0, :, 0]),
+    "mask_entropy": lambda ids, masks: objects.mask_entropy(masks[0]),
+    "active_slots": lambda ids, masks: objects.active_slots(masks[0]),
+    "mask_stability": lambda ids, masks: objects.mask_stability(masks[1], masks[0]),
+    "pairwise_stability": lambda ids, masks: objects.pairwise_stability(masks),
+    "bleeding": lambda ids, masks: objects.bleeding(ids[0], masks[0]),
+    "boundary": lambda ids, masks: boundaries.boundary(ids[0], masks[0]),
+    "runs": tracking.runs,
+    "identity_switches": tracking.identity_switches,
+    "keep_length": tracking.keep_length,
+    "max_activation": lambda ids, masks: tracking.max_activation(masks),
+    "slot_similarity": lambda ids, masks: tracking.slot_similarity(masks[..., 0]),
+    "missed": lambda ids, masks: reports.missed(ids, masks),
+    "judge": lambda ids, masks: materials.judge(masks, ids).to_numpy(),
+    "reflections": lambda ids, masks: reflections.reflections(masks, ids, masks).to_numpy(),
+    "merge": lambda ids, masks: refine.merge(masks, masks[..., 0], None, 0.3),
+    "guided": lambda ids, masks: refine.guided(masks, masks),
+    "harden": lambda ids, masks: refine.harden(masks),
+    "kmeans_rgb": lambda ids, masks: controls.kmeans_rgb(masks[:, :, :4, :4], 2),
+}
+
+
+@pytest.mark.parametrize("measure", ON_MASKS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused_by_its_name(measure, bad):
+    """An argmax of NaN is slot 0 everywhere, which is perfect on one object: FG-ARI 1.0 of a model that diverged."""
+    spoilt = SOFT.clone()
+    spoilt[0, 1, 0, 0] = bad
+    with pytest.raises(ValueError, match="^(masks|slots|first|second|predicted|pictures): 1 of .* not finite"):
+        ON_MASKS[measure](IDS, spoilt)
+
+
+@pytest.mark.parametrize("measure", [objects.ari, objects.fg_ari, objects.mbo, objects.miou, objects.iou_matrix])
+def test_labels_that_are_no_numbers_are_refused(measure):
+    with pytest.raises(ValueError, match="predicted: 1 of 512"):
+        measure(IDS, np.where(np.arange(512).reshape(IDS.shape) == 7, np.nan, IDS))
+
+
+def same(found, expected, rtol=1e-6):
+    """Equal values of whatever a measure returns."""
+    for a, b in zip(*(torch.utils._pytree.tree_leaves(x) for x in (found, expected)), strict=True):
+        a, b = (torch.as_tensor(x).detach().double() for x in (a, b))
+        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol, equal_nan=True)
+
+
+@pytest.mark.parametrize("measure", ON_MASKS)
+def test_labels_of_any_type_and_stride_and_masks_with_gradients(measure):
+    expected = ON_MASKS[measure](IDS, SOFT)
+    for kind in (np.int8, np.uint8, np.uint16, np.int32, np.uint64, float):
+        same(ON_MASKS[measure](IDS.astype(kind), SOFT), expected)
+    for ids in (torch.from_numpy(IDS), torch.from_numpy(IDS.astype(np.uint16)), torch.from_numpy(IDS).bfloat16()):
+        same(ON_MASKS[measure](ids, SOFT), expected)
+    same(ON_MASKS[measure](IDS[..., ::-1].copy()[..., ::-1], SOFT), expected)
+    same(ON_MASKS[measure](IDS > 0, SOFT), ON_MASKS[measure]((IDS > 0).astype(int), SOFT))
+    same(ON_MASKS[measure](IDS, SOFT.bfloat16()), ON_MASKS[measure](IDS, SOFT.bfloat16().float()), 0.01)
+    same(ON_MASKS[measure](IDS, SOFT.clone().requires_grad_()), expected)
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "expected"),
+    [("000", "111", 1), ("012", "201", 1), ("000", "012", 0), ("012", "000", 0), ("5", "3", 1)],
+)
+def test_ari_of_degenerate_clusterings(truth, predicted, expected):
+    """As the published code has it: one cluster, or singletons, on both sides agree perfectly."""
+    assert objects.ari(*(np.array([*map(int, x)]) for x in (truth, predicted))) == expected
+
+
+def test_ari_of_very_large_clusterings_is_exact():
+    """Four million pixels: numbers of pairs, and their products, are beyond what 32 and 64 bits hold."""
+    n = 1 << 22
+    truth = np.arange(n) * 4 // n
+    predicted = np.where(np.arange(n) < n // 8, 4, truth)  # half of the first quarter is cut off
+    together = sum(c * (c - 1) // 2 for c in (n // 8, n // 8, n // 4, n // 4, n // 4))  # every part lies in one quarter
+    rows, pairs = 4 * ((n // 4) * (n // 4 - 1) // 2), n * (n - 1) // 2
+    chance = Fraction(rows * together, pairs)
+    expected = (together - chance) / (Fraction(rows + together, 2) - chance)
+    assert objects.ari(truth, predicted) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_three_hundred_slots():
+    truth = torch.arange(400).view(1, 20, 20) % 301
+    masks = torch.nn.functional.one_hot(truth % 300, 300).movedim(-1, 1).float()
+    found = {k: v[0] for k, v in objects.evaluate(truth, masks).items()}
+    assert found["active_slots"] == 0, "none has a hundredth of the picture"
+    assert found["fg_ari"] > 0.95 and found["miou"] == pytest.approx(found["mbo"], abs=0.01) and found["mbo"] > 0.98
+    merged = refine.merge(masks, torch.eye(300)[None], None, 0.5)
+    assert torch.equal(merged, masks), "slots at right angles are 1.4 apart"

@@ -141,6 +141,21 @@ def test_frames_are_centre_and_width_of_the_attention():
     torch.testing.assert_close(seen[0, 0, 1] * frames[0, 0, 2], torch.tensor([0.5, 0.0], dtype=torch.float64))
 
 
+def test_frames_are_as_exact_under_autocast(framed, inputs, start):
+    weights = torch.rand(2, 4, 10, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    frames, normed = measure_frames(weights, PLACES.float()), start.float()
+    near = framed.float()._nearness
+    exact = near(normed, PLACES.float(), frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(measure_frames(weights, PLACES.float()), frames)
+        # `to_place` is a layer and runs in bfloat16; what place adds is then read from it exactly.
+        terms = framed.to_place(normed).float()
+        framed.to_place.forward = lambda _: terms
+        assert near(normed, PLACES.float(), frames).dtype == torch.float32
+        half = near(normed, PLACES.float(), frames)
+    assert torch.equal(half, near(normed, PLACES.float(), frames)) and torch.allclose(half, exact, atol=0.1)
+
+
 def test_slots_with_frames_do_not_know_where_the_picture_lies(framed, inputs, start):
     shift = torch.tensor([0.3, -0.2], dtype=torch.float64)
     here = framed(inputs, start, positions=PLACES)
