@@ -1,0 +1,136 @@
+"""How sure a number is: one paired estimator, one bootstrap, one effect size and one correction for the whole workbook.
+
+Trainings of one seed share their batches and are judged on the same scenes, so configurations are compared run by run:
+Welch's test, which takes them for independent, gives another interval, too wide or too narrow by turns. Introduced in
+notebooks/ex_dino2.ipynb.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.stats import t as student
+
+DRAWS = 1000  # of every bootstrap
+
+#: What one side of a comparison is: by seed, one value, or one a scene (NaN where a scene has nothing to measure).
+Side = Mapping[int, ArrayLike]
+
+
+def difference(
+    ours: Side,
+    theirs: Side | float,
+    *,
+    shared: bool = True,
+    draws: tuple[Side, Side] | None = None,
+    units: float = np.inf,
+) -> dict[str, float]:
+    """The mean of `ours` - `theirs`, its 95 % interval, and whether chance explains it; paired by seed and by scene.
+
+    Runs are paired by the value of their seed; seeds that one side lacks, or in which nothing was measured, are left
+    out. Two errors are added: that of training, Student's interval over the n seeds' differences, and that of the
+    scenes, the same over the scenes' differences (means over seeds); half the width is the root of the sum of their
+    squared halves (MOVER, Zou and Donner 2008), so no source of error makes it narrower. A bootstrap over three seeds
+    would be too narrow by half; t with n - 1 degrees of freedom is exact for normal differences. What varies with seed
+    and scene at once is in both halves, so with scenes the interval is rather too wide, as resampling both is (Owen
+    2007): it covers 95 to 99 %.
+
+    Args:
+        ours, theirs: `{seed: value}` or `{seed: [scenes]}`; frames of a scene are no scenes, hand in their mean.
+            `theirs` may be one number, of a control that has no seed.
+        shared: the scenes of both sides are the same. Else, training scenes against others say, their errors add.
+        draws: for what is no mean over scenes: `{seed: [draws]}` of each side, the value under images drawn anew, the
+            same draws on both sides and in every row.
+        units: how many images were drawn from.
+
+    Returns:
+        `difference`, `low`, `high`; `p`, two-sided; `g`, Hedges' g: the difference in standard deviations of runs
+        (root of the sides' mean variance), times 1 - 3 / (4 (n - 1) - 1) (Borenstein et al. 2009, chapter 4), NaN for
+        fewer than three seeds; `seeds`, n. With one seed all but `difference` and `seeds` is NaN.
+
+    Raises:
+        ValueError: no seed is on both sides, a value is infinite, or the scenes of shared ones differ in number.
+    """
+    control = not isinstance(theirs, Mapping)
+    theirs = dict.fromkeys(ours, theirs) if control else theirs
+    both = [{s: np.atleast_1d(np.asarray(v, float)) for s, v in side.items()} for side in (ours, theirs)]
+    seeds = sorted(s for s in both[0].keys() & both[1].keys() if not any(np.isnan(side[s]).all() for side in both))
+    if not seeds:
+        raise ValueError(f"no seed was measured on both sides: {sorted(ours)} and {sorted(theirs)}")
+    a, b = (np.array([side[s] for s in seeds]) for side in both)
+    if np.isinf(a).any() or np.isinf(b).any():
+        raise ValueError("a value to compare is infinite")
+    if shared and a.shape[1] != b.shape[1] and 1 not in (a.shape[1], b.shape[1]):
+        raise ValueError(f"sides have {a.shape[1]} and {b.shape[1]} scenes; hand in shared=False for different ones")
+    n, scenes = len(seeds), [a - b] if shared else [a, b]
+    means = np.nanmean(a - b, 1) if shared else np.nanmean(a, 1) - np.nanmean(b, 1)
+    mean = float(means.mean())
+    found = {"difference": mean, "low": np.nan, "high": np.nan, "p": np.nan, "g": np.nan, "seeds": n}
+    if n == 1:
+        return found
+    errors = [_error(means)]
+    if draws is not None:
+        drawn = np.mean([np.subtract(draws[0][s], draws[1][s], dtype=float) for s in seeds], 0)
+        errors.append((drawn.std(ddof=1) / (1 - 1 / units) ** 0.5, units - 1))  # drawn means vary too little by 1 - 1/n
+    else:
+        errors += [_error(np.nanmean(x[:, np.isfinite(x).any(0)], 0)) for x in scenes if x.shape[1] > 1]
+
+    def half(p: float) -> float:
+        return float(np.linalg.norm([error * student.isf(p / 2, free) for error, free in errors]))
+
+    found |= {"low": mean - half(0.05), "high": mean + half(0.05)}
+    # The p at which the interval touches zero.
+    found["p"] = (
+        brentq(lambda p: half(p) - abs(mean), 1e-16, 1, xtol=1e-15) if half(1e-16) > abs(mean) else float(mean == 0)
+    )
+    spread = np.mean([np.nanmean(x, 1).var(ddof=1) for x in ([a] if control else [a, b])]) ** 0.5
+    if n > 2 and spread:
+        found["g"] = float(mean / spread * (1 - 3 / (4 * n - 5)))
+    return found
+
+
+def compare(pairs: Mapping[Any, tuple[Side, Side | float]], **how: Any) -> pd.DataFrame:
+    """`difference` of every pair, a row each, and `holm`: `p` corrected for the table's having so many rows."""
+    table = pd.DataFrame({name: difference(*sides, **how) for name, sides in pairs.items()}).T
+    return table.assign(holm=holm(table["p"])) if len(table) else table
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """p values corrected for their number, in their order (Holm 1979); NaN stays NaN and is not counted."""
+    p = np.asarray(p, float)
+    order = np.argsort(p)[: np.isfinite(p).sum()]
+    found = np.full(p.shape, np.nan)
+    found[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return found
+
+
+def weights(units: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.int64]:
+    """How often each scene or image is in each draw with replacement, `[draws, units]`; the same draws every time."""
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), draws)
+
+
+def percentiles(values: ArrayLike, level: float = 0.95) -> NDArray[np.float64]:
+    """The interval `[2, ...]` of a statistic's draws `[draws, ...]`; draws in which it is NaN are left out."""
+    return np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.int64]], ArrayLike],
+    units: int,
+    draws: int = DRAWS,
+    level: float = 0.95,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Percentile interval `[2, ...]` of a statistic, one number or several, of one row of `weights`.
+
+    Units are what is independent: scenes, or images of different scenes; never frames of one, nor pixels.
+    """
+    return percentiles([statistic(w) for w in weights(units, draws, seed)], level)
+
+
+def _error(values: NDArray[np.float64]) -> tuple[float, int]:
+    """The standard error of a mean, and its degrees of freedom."""
+    return float(values.std(ddof=1) / len(values) ** 0.5), len(values) - 1
