@@ -16,13 +16,14 @@ from scipy.stats import t as student
 
 DRAWS = 1000  # of every bootstrap
 
-#: What one side of a comparison is: by seed, one value, or one a scene (NaN where a scene has nothing to measure).
-Side = Mapping[int, ArrayLike]
+#: One side of a comparison: by seed one value, or one a scene (NaN where a scene has nothing to measure); without the
+#: mapping, or under None, that of a control without seeds.
+Side = Mapping[int | None, ArrayLike] | ArrayLike
 
 
 def difference(
     ours: Side,
-    theirs: Side | float,
+    theirs: Side,
     *,
     shared: bool = True,
     draws: tuple[Side, Side] | None = None,
@@ -39,60 +40,55 @@ def difference(
     2007): it covers 95 to 99 %.
 
     Args:
-        ours, theirs: `{seed: value}` or `{seed: [scenes]}`; frames of a scene are no scenes, hand in their mean.
-            `theirs` may be one number, of a control that has no seed.
+        ours, theirs: see `Side`; frames of a scene are no scenes, hand in their mean.
         shared: the scenes of both sides are the same. Else, training scenes against others say, their errors add.
-        draws: for what is no mean over scenes: `{seed: [draws]}` of each side, the value under images drawn anew, the
+        draws: for what is no mean over scenes: of each side `[draws]` by seed, the value under images drawn anew, the
             same draws on both sides and in every row.
-        units: how many images were drawn from.
+        units: how many images, or scenes, were drawn from.
 
     Returns:
         `difference`, `low`, `high`; `p`, two-sided; `g`, Hedges' g: the difference in standard deviations of runs
         (root of the sides' mean variance), times 1 - 3 / (4 (n - 1) - 1) (Borenstein et al. 2009, chapter 4), NaN for
-        fewer than three seeds; `seeds`, n. With one seed all but `difference` and `seeds` is NaN.
+        fewer than three seeds; `seeds`, n, 0 where neither side has any. What was trained once has no interval (NaN).
 
     Raises:
         ValueError: no seed is on both sides, a value is infinite, or the scenes of shared ones differ in number.
     """
-    control = not isinstance(theirs, Mapping)
-    theirs = dict.fromkeys(ours, theirs) if control else theirs
-    both = [{s: np.atleast_1d(np.asarray(v, float)) for s, v in side.items()} for side in (ours, theirs)]
-    seeds = sorted(s for s in both[0].keys() & both[1].keys() if not any(np.isnan(side[s]).all() for side in both))
+    both = [_by_seed(side) for side in (ours, theirs)]
+    seeds = [s for s in both[0] if s in both[1]] if None not in both[0] else list(both[1])
+    seeds = list(both[0]) if None in both[1] else seeds
+    seeds = [s for s in seeds if not any(np.isnan(_at(side, s)).all() for side in both)]
     if not seeds:
-        raise ValueError(f"no seed was measured on both sides: {sorted(ours)} and {sorted(theirs)}")
-    a, b = (np.array([side[s] for s in seeds]) for side in both)
+        raise ValueError(f"no seed was measured on both sides: {' and '.join(str(list(side)) for side in both)}")
+    a, b = (np.array([np.atleast_1d(_at(side, s)) for s in seeds]) for side in both)
     if np.isinf(a).any() or np.isinf(b).any():
         raise ValueError("a value to compare is infinite")
     if shared and a.shape[1] != b.shape[1] and 1 not in (a.shape[1], b.shape[1]):
         raise ValueError(f"sides have {a.shape[1]} and {b.shape[1]} scenes; hand in shared=False for different ones")
-    n, scenes = len(seeds), [a - b] if shared else [a, b]
     means = np.nanmean(a - b, 1) if shared else np.nanmean(a, 1) - np.nanmean(b, 1)
-    mean = float(means.mean())
-    found = {"difference": mean, "low": np.nan, "high": np.nan, "p": np.nan, "g": np.nan, "seeds": n}
-    if n == 1:
-        return found
-    errors = [_error(means)]
+    n, mean = len(seeds) if seeds != [None] else 0, float(means.mean())
+    errors = [_error(means)] if n else []
     if draws is not None:
-        drawn = np.mean([np.subtract(draws[0][s], draws[1][s], dtype=float) for s in seeds], 0)
+        drawn = np.subtract(*(np.mean([_at(_by_seed(side), s) for s in seeds], 0) for side in draws))
         errors.append((drawn.std(ddof=1) / (1 - 1 / units) ** 0.5, units - 1))  # drawn means vary too little by 1 - 1/n
     else:
-        errors += [_error(np.nanmean(x[:, np.isfinite(x).any(0)], 0)) for x in scenes if x.shape[1] > 1]
+        scenes = [x[:, np.isfinite(x).any(0)] for x in ([a - b] if shared else [a, b]) if x.shape[1] > 1]
+        errors += [_error(np.nanmean(x, 0)) for x in scenes]
 
     def half(p: float) -> float:
-        return float(np.linalg.norm([error * student.isf(p / 2, free) for error, free in errors]))
+        return float(np.linalg.norm([error * student.isf(p / 2, free) for error, free in errors or [_error(means)]]))
 
-    found |= {"low": mean - half(0.05), "high": mean + half(0.05)}
-    # The p at which the interval touches zero.
-    found["p"] = (
-        brentq(lambda p: half(p) - abs(mean), 1e-16, 1, xtol=1e-15) if half(1e-16) > abs(mean) else float(mean == 0)
-    )
-    spread = np.mean([np.nanmean(x, 1).var(ddof=1) for x in ([a] if control else [a, b])]) ** 0.5
+    found = {"difference": mean, "low": mean - half(0.05), "high": mean + half(0.05), "p": np.nan, "g": np.nan}
+    if np.isfinite(found["low"]):  # p is where the interval touches zero
+        zero = half(1e-16) <= abs(mean)
+        found["p"] = float(mean == 0) if zero else brentq(lambda p: half(p) - abs(mean), 1e-16, 1, xtol=1e-15)
+    spread = np.mean([np.nanmean(x, 1).var() for x, side in zip((a, b), both, strict=True) if None not in side] or [0])
     if n > 2 and spread:
-        found["g"] = float(mean / spread * (1 - 3 / (4 * n - 5)))
-    return found
+        found["g"] = float(mean / (spread * n / (n - 1)) ** 0.5 * (1 - 3 / (4 * n - 5)))
+    return found | {"seeds": n}
 
 
-def compare(pairs: Mapping[Any, tuple[Side, Side | float]], **how: Any) -> pd.DataFrame:
+def compare(pairs: Mapping[Any, tuple[Side, Side]], **how: Any) -> pd.DataFrame:
     """`difference` of every pair, a row each, and `holm`: `p` corrected for the table's having so many rows."""
     table = pd.DataFrame({name: difference(*sides, **how) for name, sides in pairs.items()}).T
     return table.assign(holm=holm(table["p"])) if len(table) else table
@@ -131,6 +127,16 @@ def bootstrap(
     return percentiles([statistic(w) for w in weights(units, draws, seed)], level)
 
 
+def _by_seed(side: Side) -> dict[int | None, NDArray[np.float64]]:
+    side = side if isinstance(side, Mapping) else {None: side}
+    return {seed: np.asarray(values, float) for seed, values in side.items()}
+
+
+def _at(side: dict[int | None, NDArray[np.float64]], seed: int | None) -> NDArray[np.float64]:
+    return side[None] if None in side else side[seed]
+
+
 def _error(values: NDArray[np.float64]) -> tuple[float, int]:
-    """The standard error of a mean, and its degrees of freedom."""
-    return float(values.std(ddof=1) / len(values) ** 0.5), len(values) - 1
+    """The standard error of a mean and its degrees of freedom; NaN of one value."""
+    free = len(values) - 1
+    return (float(values.std(ddof=1) / len(values) ** 0.5), free) if free > 0 else (np.nan, 1)
