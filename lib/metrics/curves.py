@@ -61,10 +61,8 @@ class Pool:
         """What has been counted so far."""
         pairs = self.counts.view(-1, 2)
         bins = pairs.sum(1).nonzero()[:, 0].flip(0)
-        low, high, (others, anomalies) = (
-            part.cpu().numpy() for part in (self.low[bins], self.high[bins], pairs[bins].T)
-        )
-        return Curve(low, anomalies, others, low < high)
+        low, high, counts = (part[bins].cpu().numpy() for part in (self.low, self.high, pairs))
+        return Curve(low, counts[:, 1], counts[:, 0], low < high)
 
 
 def checked(scores: ArrayLike, anomalies: ArrayLike) -> tuple[Tensor, Tensor]:
