@@ -94,12 +94,12 @@ def summary(matrix: ArrayLike, dropped: int) -> dict[str, float]:
         dropped: the class that `miou_C-1` leaves out (pedestrian: it has no pixel in the real test split).
     """
     matrix = np.asarray(matrix)
-    known, published = iou(matrix[:-1, :-1]), iou(matrix)[:-1]
+    known, count = matrix[:-1, :-1], len(matrix) - 1
     return {
-        "miou": _mean(known, "skip"),
-        f"miou_{len(known)}": _mean(known, "zero"),
-        f"miou_{len(known) - 1}": _mean(np.delete(known, dropped), "zero"),
-        "miou_published": _mean(published, "zero"),
+        "miou": miou(known),
+        f"miou_{count}": miou(known, "zero"),
+        f"miou_{count - 1}": _mean(np.delete(iou(known), dropped), "zero"),
+        "miou_published": _mean(iou(matrix)[:-1], "zero"),
     }
 
 
