@@ -2,10 +2,10 @@
 
 Trainings of one seed share their batches and are judged on the same scenes, so configurations are compared run by run:
 Welch's test, which takes them for independent, gives another interval, too wide or too narrow by turns. Introduced in
-notebooks/ex_dino2.ipynb.
+notebooks/ex_slot1.ipynb.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,47 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     found = np.full(p.shape, np.nan)
     found[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
     return found
+
+
+def label(key: str) -> str:
+    """The field's name of a measure."""
+    name = {"ari": "ARI", "refined_ari": "refined_ARI"}.get(key, key)
+    for short, long in (("fg_ari", "FG-ARI"), ("mbo", "mBO"), ("miou", "mIoU"), ("_", " ")):
+        name = name.replace(short, long)
+    return f"{name.removeprefix('refined ')}, refined" if key.startswith("refined_") else name
+
+
+def against(
+    runs: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]], controls: Sequence[str] = ()
+) -> pd.DataFrame:
+    """`compare` of pairs ((configuration, measure), (configuration, measure)), where both have runs.
+
+    Args:
+        controls: configurations that were run once because nothing in them varies with a seed.
+    """
+
+    def values(config: str, key: str) -> dict[int | None, float]:
+        some = [r for r in runs if r["config"] == config and r["metrics"].get(key) is not None]
+        return {None if config in controls else r["seed"]: r["metrics"][key] for r in some}
+
+    found = {name: [values(*side) for side in sides] for name, sides in pairs.items()}
+    return compare({name: sides for name, sides in found.items() if all(sides)})
+
+
+def between(
+    runs: list[dict],
+    pairs: Sequence[tuple[str, str]],
+    keys: Sequence[str] = ("fg_ari", "mbo"),
+    controls: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Pairs (configuration, the one it is compared with), a row a pair and measure; see `against`."""
+    sides = {f"{a} - {b}, {label(k)}": ((a, k), (b, k)) for k in keys for a, b in pairs}
+    return against(runs, sides, controls)
+
+
+def as_runs(kind: str, table: pd.DataFrame) -> list[dict]:
+    """Rows of a table of comparisons as runs for `results.write`: "<kind> <row>"."""
+    return [{"config": f"{kind} {name}", "seed": 0, "metrics": dict(row)} for name, row in table.iterrows()]
 
 
 def weights(units: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.int64]:
