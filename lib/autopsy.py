@@ -47,10 +47,17 @@ PROTOCOLS += ["auroc_pooled_low", "auroc_pooled_high", "aupr_pooled_low", "aupr_
 
 
 def sweep(fn: Callable[..., dict[str, Any]], trials: Trials, grid: list[dict[str, Any]]) -> list[sweeps.Row]:
-    """`sweeps.run` with the committed rows of streethazards; those of whole models have a file of their own."""
+    """`sweeps.run` with the committed rows of streethazards; those of whole models have a file of their own.
+
+    Trials that failed are left out; RuntimeError if all did.
+    """
     name = "streethazards" if fn.__name__ == "trial" else f"streethazards_{fn.__name__}"
     committed = ROOT / "figures" / "results" / f"sweep_{name}.json"
-    return sweeps.run(fn, grid, name=name, data=trials.data, committed=committed)
+    rows = sweeps.run(fn, grid, name=name, data=trials.data, committed=committed)
+    finished = [row for row in rows if "error" not in row]
+    if not finished:
+        raise RuntimeError(f"{name}: no trial finished; {rows[0]['params']}: {rows[0]['error']}" if rows else name)
+    return finished
 
 
 def values(rows: list[dict], treatment: str, view: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:

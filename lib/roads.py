@@ -136,6 +136,10 @@ class Trials:
     precision: str = "32-true"
     device: str = "auto"
 
+    def __post_init__(self):
+        if self.batch < 2:
+            raise ValueError(f"batch is {self.batch}; the networks' batch normalisation needs two windows a step")
+
     def split(self, name: str) -> Frames:
         """train, validation or test."""
         return frames(self.root, name)

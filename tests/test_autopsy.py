@@ -49,6 +49,22 @@ def test_seeds_are_paired_by_value_and_failures_are_left_out():
     assert autopsy.effects(rows[:1] + rows[3:], autopsy.FAULTS) == {}, "no seed in common"
 
 
+def test_a_failed_trial_costs_no_other_its_row(monkeypatch):
+    class Trials:
+        data = "none"
+
+        def trial(self, **params):
+            raise AssertionError("sweeps.run is replaced below")
+
+    failed = {"params": {"treatment": "all", "seed": 0}, "metrics": {}, "error": "WeightsError: no hub"}
+    monkeypatch.setattr(autopsy.sweeps, "run", lambda *args, **kwargs: [*ROWS, failed])
+    rows = autopsy.sweep(Trials().trial, Trials(), [])
+    assert [run["config"] for run in autopsy.runs_of(rows)] == ["flip", "flip", "image_only_flip", "image_only_flip"]
+    monkeypatch.setattr(autopsy.sweeps, "run", lambda *args, **kwargs: [failed])
+    with pytest.raises(RuntimeError, match="no trial finished.*WeightsError: no hub"):
+        autopsy.sweep(Trials().trial, Trials(), [])
+
+
 def test_p_is_corrected_for_the_number_of_effects():
     rows = [row(t, s, 0.3 + a + 0.01 * s * b) for t, a, b in (("none", 0, 1), ("flip", 0.1, 1.5), ("blur", 0.02, 2.0),
         ("colour", 0.03, 0.5)) for s in range(3)]  # fmt: skip

@@ -125,6 +125,11 @@ def test_a_trial_is_a_function_of_its_parameters(root, tmp_path):
     assert "40x24" in t.data and "test n=4" in t.data
 
 
+def test_a_batch_of_one_is_refused_before_anything_is_read():
+    with pytest.raises(ValueError, match="batch is 1"):
+        Trials(batch=1)
+
+
 def test_the_main_model_is_trained_once(root, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "out"))
     run = trials(root).main(0, 2, 1e-3, (32, 32))
