@@ -18,8 +18,9 @@ from lib.data.augment import Resize
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
 from lib.metrics import anomaly as measures
 from lib.metrics import segmentation
-from lib.metrics.curves import Pool
-from lib.roads import KNOWN, MEMORY, Trials, matrices
+from lib.metrics.curves import Pool, checked
+from lib.metrics.intervals import bootstrap
+from lib.roads import KNOWN, MEMORY, Trials
 
 OTHER, PEDESTRIAN = CLASSES.index("other"), CLASSES.index("pedestrian")
 #: HEAT's parts: each alone (energy and the distance have rows of their own), and all but one.
@@ -37,13 +38,15 @@ RATES = np.geomspace(1e-4, 0.2, 24)
 BUDGETS = (0.1, 0.5, 1.0, 2.0)  # false alarms a frame
 #: Smallest components that count, as shares of a frame: 100 and 500 px of 2 MP (Chan et al. 2021, arXiv:2104.14812).
 SMALLEST = (5e-5, 2.5e-4)
-FOUND = 0.25  # sIoU above which an anomaly counts as found, the lowest threshold of F1* there
+#: sIoU above which an anomaly counts as found, and PPV up to which what is flagged is a false alarm: the lowest
+#: threshold of F1* there.
+FOUND = 0.25
 
 
 class Alarms(NamedTuple):
     """What is flagged at each threshold, `[n]`."""
 
-    false_alarms: NDArray[np.float64]  # components a frame that touch no anomaly
+    false_alarms: NDArray[np.float64]  # components a frame whose PPV is at most FOUND
     found: NDArray[np.float64]  # share of anomalies whose sIoU is above FOUND; NaN where there is none
     precision: NDArray[np.float64]  # of pixels; NaN where none is flagged
     recall: NDArray[np.float64]  # of pixels; NaN where there is no anomaly
@@ -83,8 +86,8 @@ class Scenes:
             yield SCORES[name](logits, features, statistics)[0], label[0]
 
     def matrices(self) -> NDArray[np.int64]:
-        """Confusion of the known classes, one an image `[N, C, C]`."""
-        return np.array([segmentation.confusion(y.numpy(), z.argmax(1).numpy(), KNOWN) for z, _, y in self])
+        """Confusion, one an image `[N, C+1, C+1]`: of the anomaly, the last, it says for what it is taken."""
+        return np.array([segmentation.confusion(y.numpy(), z.argmax(1).numpy(), KNOWN + 1) for z, _, y in self])
 
 
 def thresholds(pairs: Iterable[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
@@ -97,16 +100,17 @@ def thresholds(pairs: Iterable[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
 
 
 def alarms(pairs: Iterable[tuple[Tensor, Tensor]], at: NDArray[np.float64]) -> Alarms:
-    """What the thresholds `at` flag on frames of scores and labels, `[H, W]` each."""
+    """What the thresholds `at` flag on frames of scores and labels, `[H, W]` each; ValueError as `curves.checked`."""
     false, sious, pixels, frames = np.zeros(len(at)), [[] for _ in at], np.zeros((len(at), 3)), 0
     for score, label in pairs:
         frames += 1
+        checked(score[label != IGNORE], label[label != IGNORE] == ANOMALY)
         score, truth, ignored = score.numpy(), label.numpy() == ANOMALY, label.numpy() == IGNORE
         smallest = [max(1, round(share * truth.size)) for share in SMALLEST]
         for i, threshold in enumerate(at):
             flagged = (score >= threshold) & ~ignored
             siou, ppv = segmentation.components(truth, flagged, ignored, *smallest)
-            false[i] += (ppv == 0).sum()
+            false[i] += (ppv <= FOUND).sum()
             sious[i].append(siou)
             pixels[i] += (flagged & truth).sum(), flagged.sum(), truth.sum()
     hits, total, true = pixels.T
@@ -155,16 +159,15 @@ class Hazards:
     def anomalies(self, seed: int, steps: int, lr: float, crop: list[int]) -> dict[str, Any]:
         """Everything about one trained model: mIoU on three splits, and `judged` for every score."""
         model = self.trials.main(seed, steps, lr, crop).model
-        known, clean = self.statistics(model), Resize(self.trials.size)
+        known = self.statistics(model)
         test, validation = (Scenes(self.trials, split, model) for split in (self.held_out, "validation"))
-        found = test.matrices()
-        low, high = segmentation.bootstrap(lambda w: segmentation.miou(np.tensordot(w, found, 1)), len(found))
-        return {
-            "test": segmentation.summary(found.sum(0), PEDESTRIAN) | {"low": float(low), "high": float(high)},
-            "validation": segmentation.summary(validation.matrices().sum(0), PEDESTRIAN),
-            "train": segmentation.summary(
-                matrices(model, self.trials.split("train"), clean, most=len(validation)).sum(0), PEDESTRIAN
-            ),
+        train = Scenes(self.trials, "train", model, max(len(self.trials.split("train")) // len(validation), 1))
+        found = {"test": test.matrices(), "validation": validation.matrices(), "train": train.matrices()}
+        closed = found["test"][:, :-1, :-1]
+        low, high = bootstrap(lambda w: segmentation.miou(np.tensordot(w, closed, 1)), len(closed))
+        means = {split: segmentation.summary(seen.sum(0), PEDESTRIAN) for split, seen in found.items()}
+        means["test"] |= {"low": float(low), "high": float(high)}
+        return means | {
             "scores": {name: self.judged(name, known, validation, test) for name in SCORES},
         }
 
@@ -194,7 +197,7 @@ class Hazards:
     def crossed(self, pairs: list[tuple[Tensor, Tensor]], test: Scenes) -> dict[str, float]:
         """Thresholds of one held-out town used in the other: open-mIoU at 95 % recall, and components at the best F1.
 
-        Averages over the ways round; NaN with one town.
+        Averages over the ways round; NaN with one town. A town without anomalies chooses no threshold.
         """
         towns = np.array(self.trials.split(self.held_out).data.towns)[list(test.picks)]
         predicted = [logits.argmax(1)[0].numpy() for logits, _, _ in test]
@@ -204,6 +207,8 @@ class Hazards:
             if not len(here):
                 continue
             curve = measures.evaluate((pairs[i] for i in here), ANOMALY, (IGNORE,)).curve
+            if not curve.anomalies.any():
+                continue
             recall, best = measures.threshold_at_recall(curve), measures.threshold_at_best_f1(curve)
             counts, parts = np.zeros((KNOWN + 1, KNOWN + 1), np.int64), []
             for i in there:

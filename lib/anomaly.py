@@ -12,6 +12,8 @@ from pytorch_ood.detector import EnergyBased, Entropy, MaxLogit, MaxSoftmax
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, max_pool2d, normalize, one_hot, pad
 
+from lib.metrics.segmentation import class_ids
+
 PARTS = ("energy", "mahalanobis", "spatial")
 TINY = 1e-6
 
@@ -22,9 +24,10 @@ class Statistics:
 
     logit_mean: Tensor  # [C], of the maximum logit over pixels predicted as each class
     logit_std: Tensor  # [C]
+    mean: Tensor  # [D], of all features; taken from a feature before it is whitened, or digits would be lost
     centres: Tensor  # [K, D], whitened mean feature of each class that was seen
     whitening: Tensor  # [D, D], makes the covariance within classes the identity
-    bank: Tensor  # [n, D], features of unit length
+    bank: Tensor  # [n, D], features of unit length, double: near neighbours are told apart by their last digits
     middle: dict[str, float]  # median of each of PARTS
     spread: dict[str, float]  # from the median to the 95th percentile
     cell: int  # side of a feature's cell, pixels
@@ -44,12 +47,13 @@ def fit(
         seed: of that draw.
 
     Raises:
-        ValueError: nothing to fit on.
+        ValueError: nothing to fit on, labels of no integer type, or a logit or feature that counts is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     sums = kept = None
     for logits, features, labels in outputs:
-        logits, features, labels = logits.float().cpu(), features.float().cpu(), labels.long().cpu()
+        logits, features = logits.float().cpu(), features.float().cpu()
+        labels = torch.from_numpy(class_ids(labels.cpu(), "labels"))
         classes, known = logits.shape[1], (labels >= 0) & (labels < logits.shape[1])
         top, predicted = logits.max(1)
         top, predicted = top[known].double(), predicted[known]
@@ -66,31 +70,35 @@ def fit(
         local = [part[centre][known][:, None] for part in (EnergyBased.score(logits), spatial_inconsistency(logits))]
         keys = torch.rand(len(cells), 1, generator=generator, dtype=torch.double)
         rows = torch.cat([keys, *(part.double() for part in local), double], 1)
+        for name, part in (("logits", moments), ("logits", rows[:, 1:3]), ("features", rows[:, 3:])):
+            if not part.isfinite().all():
+                raise ValueError(f"{name} of labelled pixels are not finite; the network diverged or overflowed")
         rows = rows if kept is None else torch.cat([kept, rows])
         kept = rows[rows[:, 0].argsort()[:bank]]  # the smallest of random keys are an even draw
     if kept is None or len(kept) < 2:
         raise ValueError("no labelled pixel to fit on; hand in batches of the training split")
 
     moments, counts, totals, products = sums
-    seen = counts > 0
+    seen, mean = counts > 0, totals.sum(0) / counts.sum()
     centres = totals[seen] / counts[seen, None]
     covariance = (products - (centres * counts[seen, None]).T @ centres) / counts.sum()
     unit = torch.eye(len(covariance), dtype=torch.double)
     ridge = 1e-4 * covariance.diagonal().mean() + 1e-12  # of the scale of the features, so that units do not matter
     whitening = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance + ridge * unit), unit, upper=False)
-    centres = centres @ whitening.T
-    parts = (kept[:, 1], _nearest_centre(kept[:, 3:] @ whitening.T, centres), kept[:, 2])
+    centres = (centres - mean) @ whitening.T
+    parts = (kept[:, 1], _nearest_centre((kept[:, 3:] - mean) @ whitening.T, centres), kept[:, 2])
     levels = {name: part.quantile(part.new_tensor([0.5, 0.95])) for name, part in zip(PARTS, parts, strict=True)}
 
     lacking = moments[:, 0] < 2  # classes that are never predicted take the statistics of all pixels together
     number, first, second = torch.where(lacking[:, None], moments.sum(0), moments).T
-    mean, square = first / number, second / number
+    level, square = first / number, second / number
     return Statistics(
-        logit_mean=mean.float(),
-        logit_std=(square - mean**2).clamp(min=TINY**2).sqrt().float(),
+        logit_mean=level.float(),
+        logit_std=(square - level**2).clamp(min=TINY**2).sqrt().float(),
+        mean=mean.float(),
         centres=centres.float(),
         whitening=whitening.float(),
-        bank=normalize(kept[:, 3:].float(), dim=1),
+        bank=normalize(kept[:, 3:], dim=1),
         middle={name: float(low) for name, (low, _) in levels.items()},
         spread={name: max(float(high - low), TINY) for name, (low, high) in levels.items()},
         cell=cell,
@@ -112,20 +120,21 @@ def standardised_max_logit(
     return smooth(scores) if smoothing else scores
 
 
-def suppress_boundaries(scores: Tensor, predicted: Tensor, widths: Sequence[int] = (8, 6, 4, 2)) -> Tensor:
-    """Iterative boundary suppression: the widest band takes the mean of the pixels beside it first.
+def suppress_boundaries(scores: Tensor, predicted: Tensor, widths: Sequence[int] = (4, 3, 2, 1)) -> Tensor:
+    """Iterative boundary suppression: the widest band first takes the mean of those of 3 x 3 pixels that lie beside it.
 
     Args:
         scores, predicted: `[B, H, W]`.
         widths: a pixel is in the band of width r if another class is within r steps up, down, left or right. The
-            paper's are for images of 2048 x 1024 px.
+            released code's are for images of 2048 x 1024 px. Its bands also hold pixels that touch a class of a smaller
+            id by a corner; ours are the same for all classes.
     """
     for width in widths:
         band = boundaries(predicted, width)
-        outside = (~band).to(scores.dtype)[:, None]
-        share = avg_pool2d(outside, 7, 1, 3)
-        mean = avg_pool2d(scores[:, None] * outside, 7, 1, 3) / share.clamp(min=TINY)
-        scores = torch.where(band & (share[:, 0] > TINY), mean[:, 0], scores)
+        outside = (~band).to(scores.dtype)
+        share = _local_mean(outside[:, None], True)[:, 0]
+        mean = _local_mean((scores * outside)[:, None], True)[:, 0] / share.clamp(min=TINY)
+        scores = torch.where(band & (share > TINY), mean, scores)
     return scores
 
 
@@ -156,7 +165,8 @@ def mahalanobis(features: Tensor, statistics: Statistics) -> Tensor:
 
     Lee et al. 2018, arXiv:1807.03888, per cell.
     """
-    whitened = features.movedim(1, -1) @ statistics.whitening.to(features).T
+    centred = features.movedim(1, -1) - statistics.mean.to(features)
+    whitened = centred @ statistics.whitening.to(features).T
     return _nearest_centre(whitened.flatten(0, 2), statistics.centres.to(features)).view(whitened.shape[:-1])
 
 
@@ -167,10 +177,10 @@ def neighbours(features: Tensor, statistics: Statistics, k: int = 10) -> Tensor:
     """
     if not 1 <= k <= len(statistics.bank):
         raise ValueError(f"k is {k}; the bank holds {len(statistics.bank)} features")
-    cells = normalize(features.movedim(1, -1).flatten(0, 2), dim=1)
-    bank = statistics.bank.to(features)
+    cells = normalize(features.movedim(1, -1).flatten(0, 2).double(), dim=1)
+    bank = statistics.bank.to(cells)
     found = [(part @ bank.T).topk(k).values[:, -1] for part in cells.split(4096)]
-    return (2 - 2 * torch.cat(found)).clamp(min=0).sqrt().view(len(features), *features.shape[2:])
+    return (2 - 2 * torch.cat(found)).clamp(min=0).sqrt().to(features).view(len(features), *features.shape[2:])
 
 
 def to_pixels(cells: Tensor, size: Sequence[int], cell: int) -> Tensor:
@@ -243,7 +253,8 @@ SCORES: dict[str, Callable[[Tensor, Tensor, Statistics], Tensor]] = {
 
 
 def _nearest_centre(whitened: Tensor, centres: Tensor) -> Tensor:
-    return torch.cdist(whitened, centres).min(1).values
+    # The quick way, by squares, loses the distance of two points that are far from zero.
+    return torch.cdist(whitened, centres, compute_mode="donot_use_mm_for_euclid_dist").min(1).values
 
 
 def _local_mean(p: Tensor, repeat: bool) -> Tensor:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lib import ROOT, sweeps
 from lib.metrics.anomaly import KEYS
-from lib.metrics.effects import effect
+from lib.metrics.intervals import difference, holm
 from lib.roads import Trials
 
 #: A treatment of `roads.TREATMENTS` and how it is measured, against another: what each fault of the original does.
@@ -25,7 +25,7 @@ FAULTS = {
     "mean over batches of four": (("all", "clean_batch4"), ("all", "clean")),
 }
 #: The original's headline, its augmented run against its baseline, as it measured it, in two parts; the same models
-#: judged clean, because squashed frames favour those that were trained on squashed frames; and clean treatments.
+#: judged clean, because squashed frames favour those that were trained on squashed frames.
 HEADLINE = {
     "its augmented run - its baseline, its way": (
         ("original_augmented", "squash_batch4"),
@@ -39,8 +39,6 @@ HEADLINE = {
     "the same, judged clean": (("original_augmented", "clean"), ("original_baseline", "clean")),
     "of that, labels mended, clean": (("original_mended", "clean"), ("original_baseline", "clean")),
     "of that, windows, colour and blur, clean": (("original_augmented", "clean"), ("original_mended", "clean")),
-    "clean, all augmentations - none": (("all", "clean"), ("none", "clean")),
-    "clean, true multi-scale - none": (("scale", "clean"), ("none", "clean")),
 }
 
 #: Columns of the table of scores: three protocols, and how sure the pooled ones are.
@@ -49,28 +47,46 @@ PROTOCOLS += ["auroc_pooled_low", "auroc_pooled_high", "aupr_pooled_low", "aupr_
 
 
 def sweep(fn: Callable[..., dict[str, Any]], trials: Trials, grid: list[dict[str, Any]]) -> list[sweeps.Row]:
-    """`sweeps.run` with the committed rows of streethazards; those of whole models have a file of their own."""
+    """`sweeps.run` with the committed rows of streethazards; those of whole models have a file of their own.
+
+    Trials that failed are left out; RuntimeError if all did.
+    """
     name = "streethazards" if fn.__name__ == "trial" else f"streethazards_{fn.__name__}"
     committed = ROOT / "figures" / "results" / f"sweep_{name}.json"
-    return sweeps.run(fn, grid, name=name, data=trials.data, committed=committed)
+    rows = sweeps.run(fn, grid, name=name, data=trials.data, committed=committed)
+    finished = [row for row in rows if "error" not in row]
+    if not finished:
+        raise RuntimeError(f"{name}: no trial finished; {rows[0]['params']}: {rows[0]['error']}" if rows else name)
+    return finished
 
 
-def values(rows: list[dict], treatment: str, view: str) -> list[tuple[float, str]]:
-    """Value and resampled values of a treatment, a seed each, seeds rising; `view` as in `roads.Trials.trial`."""
-    mine = sorted((r for r in rows if r["params"]["treatment"] == treatment), key=lambda r: r["params"]["seed"])
+def values(rows: list[dict], treatment: str, view: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
+    """Value and resampled values of a treatment by seed; `view` as in `roads.Trials.trial`."""
+    mine = {r["params"]["seed"]: r["metrics"] for r in rows if r["params"]["treatment"] == treatment and r["metrics"]}
     name, batch = (view.removesuffix("_batch4"), "batch_draws") if view.endswith("_batch4") else (view, "draws")
-    return [(r["metrics"][view], r["metrics"][batch][name]) for r in mine]
+    return {s: m[view] for s, m in mine.items()}, {s: np.fromstring(m[batch][name], sep=" ") for s, m in mine.items()}
 
 
-def effects(rows: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]]) -> dict[str, dict[str, float]]:
-    """`metrics.effects.effect` of every pair whose two sides are among the rows."""
-    found = {name: [values(rows, *side) for side in sides] for name, sides in pairs.items()}
-    return {name: effect(*sides) for name, sides in found.items() if all(sides)}
+def effects(
+    rows: list[dict], pairs: dict[str, tuple[tuple[str, str], tuple[str, str]]], images: float = np.inf
+) -> dict[str, dict[str, float]]:
+    """`intervals.difference` of every pair that has a seed in common, and `holm`, p corrected for so many pairs.
+
+    Args:
+        images: how many the draws in each row were drawn from.
+    """
+    found = {}
+    for name, sides in pairs.items():
+        (ours, our_draws), (theirs, their_draws) = (values(rows, *side) for side in sides)
+        if ours.keys() & theirs.keys():
+            one = difference(ours, theirs, draws=(our_draws, their_draws), units=images)
+            found[name] = {"effect": one.pop("difference")} | one
+    return {n: e | {"holm": p} for (n, e), p in zip(found.items(), holm([e["p"] for e in found.values()]), strict=True)}
 
 
-def against_none(rows: list[dict], treatments: list[str]) -> dict[str, dict[str, float]]:
-    """The clean effect of each treatment against `none`."""
-    return effects(rows, {t: ((t, "clean"), ("none", "clean")) for t in treatments if t != "none"})
+def against_none(treatments: list[str]) -> dict[str, tuple[tuple[str, str], tuple[str, str]]]:
+    """The pairs of each treatment and `none`, both measured cleanly."""
+    return {t: ((t, "clean"), ("none", "clean")) for t in treatments if t != "none"}
 
 
 def runs_of(rows: list[dict], config: str = "{treatment}") -> list[dict[str, Any]]:
@@ -94,7 +110,7 @@ def anomaly_runs(rows: list[dict]) -> list[dict[str, Any]]:
         }
         runs.append({"config": "main", "seed": seed, "metrics": known})
         for name, s in m["scores"].items():
-            kinds = np.array(list(s["kinds"].values()), float)
+            kinds = pd.Series(s["kinds"], dtype=float).dropna()  # kinds without a pixel have no AUROC
             metrics = {k: v for k, v in s.items() if isinstance(v, float | int)} | s["crossed"]
             metrics |= {"kinds_above_chance": float((kinds > 0.5).mean()), "worst_kind": float(kinds.min())}
             for key, (low, high) in s["intervals"].items():
@@ -110,12 +126,12 @@ def effect_runs(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 
 
 def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """Effects in mIoU points, with intervals."""
-    rows = {
-        n: {k: round(100 * e[k], 1) for k in ("effect", "low", "high")} | {"seeds": e["seeds"]}
-        for n, e in found.items()
-    }
-    return pd.DataFrame(rows).T
+    """Effects in mIoU points, with intervals; p and p corrected by Holm are of all effects that were measured."""
+    rows = pd.DataFrame(found).T
+    rows[["effect", "low", "high"]] *= 100
+    return rows[["effect", "low", "high", "seeds", "p", "holm"]].round(
+        {"effect": 1, "low": 1, "high": 1, "p": 4, "holm": 4}
+    )
 
 
 def forest(axis: plt.Axes, found: dict[str, dict[str, float]], title: str) -> None:
@@ -125,7 +141,7 @@ def forest(axis: plt.Axes, found: dict[str, dict[str, float]], title: str) -> No
         axis.plot([100 * e["low"], 100 * e["high"]], [y, y], color="#332288", linewidth=1.5)
         axis.plot(100 * e["effect"], y, "o", color="#332288", markerfacecolor="#332288" if sure else "white")
     axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
-    axis.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlabel="change of mIoU, points")
+    axis.set(yticks=range(len(found)), ylim=(max(len(found), 1) - 0.5, -0.5), xlabel="change of mIoU, points")
     axis.set_yticklabels(list(found), fontsize=8)
     axis.set_title(title, fontsize=9, loc="left")
     axis.grid(alpha=0.3, axis="x")

@@ -1,6 +1,6 @@
 """Sliders for JupyterLab. Every notebook shows a static figure of the same thing; these only add the handle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -35,28 +35,34 @@ def slots(models: dict[str, nn.Module], pictures: Tensor, change: Callable[[Tens
     )
 
 
-def alarms(pictures: Tensor, scores: Tensor, truth: Tensor, thresholds: list[float]):
-    """A widget: choose a frame `[N, 3, H, W]` and a threshold of its scores `[N, H, W]`; what is flagged turns red.
+def alarms(pictures: Tensor, maps: dict[str, Tensor], truth: Tensor, thresholds: dict[str, Sequence[float]]):
+    """A widget: choose a score, a frame `[N, 3, H, W]` and one of the score's thresholds; what is flagged turns red.
 
     Introduced in notebooks/streethazards.ipynb.
 
     Args:
+        maps: scores `[N, H, W]` by name.
         truth: bool `[N, H, W]`, the anomalies, shown beside it.
-        thresholds: falling, as of `lib.alarms.thresholds`.
+        thresholds: of each of these scores, falling and equally many, as of `lib.alarms.thresholds`.
     """
+    steps = {len(at) for at in thresholds.values()}
+    if len(steps) != 1:
+        raise ValueError(f"thresholds are {sorted(steps)} in number; give every score as many")
 
-    def show(index: int, threshold: float) -> None:
-        flagged, red = scores[index] >= threshold, torch.tensor([0.95, 0.1, 0.0])[:, None, None]
+    def show(score: str, index: int, step: int) -> None:
+        flagged, red = maps[score][index] >= thresholds[score][step], torch.tensor([0.95, 0.1, 0.0])[:, None, None]
         marked = torch.where(flagged, 0.3 * pictures[index] + 0.7 * red, pictures[index])
         hits = int((flagged & truth[index]).sum())
         title = f"{hits} of {int(truth[index].sum())} anomaly pixels, {int(flagged.sum()) - hits} others"
+        title += f"\n{score} from {thresholds[score][step]:.3g}"
         shown = [plots.picture(pictures[index]), plots.picture(marked), truth[index].numpy()]
         plots.grid([shown], ["frame", title, "truth"]).set_size_inches(11, 2.6)
         plt.show()
 
-    options = [(f"{t:.3g}", t) for t in thresholds]
+    last = steps.pop() - 1
     return widgets.interactive(
         show,
+        score=list(thresholds),
         index=widgets.IntSlider(0, 0, len(pictures) - 1, description="frame", continuous_update=False),
-        threshold=widgets.SelectionSlider(options=options, value=options[len(options) // 2][1]),
+        step=widgets.IntSlider((last + 1) // 2, 0, last, description="threshold", continuous_update=False),
     )

@@ -61,6 +61,7 @@ def networks(summary: dict[str, dict[str, dict[str, float]]]) -> Figure:
 
 def effects(panels: dict[str, Effects]) -> Figure:
     """`autopsy.forest` of each group of effects, below each other."""
+    panels = {title: found for title, found in panels.items() if found} or {"no effect was measured": {}}
     sizes = [len(found) + 1 for found in panels.values()]
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(7.6, 0.29 * sum(sizes) + 1.2), layout="constrained", height_ratios=sizes, sharex=True
@@ -96,7 +97,9 @@ def switches(scores: Tensor, truth: Tensor) -> dict[str, float]:
     counted = truth != IGNORE
     values, positive = scores[counted], truth[counted] == ANOMALY
     curve, squashed = exact_curve(values, positive), exact_curve(torch.sigmoid(values), positive)
-    images = measures.evaluate(zip(scores, truth, strict=True), ANOMALY).values
+    images, nearest = (
+        measures.evaluate(zip(scores, truth, strict=True), ANOMALY, rule=rule).values for rule in ("first", "nearest")
+    )
     return {
         "AUPR, steps": measures.aupr(curve),
         "AUPR, trapezoid": measures.aupr(curve, "trapezoid"),
@@ -106,7 +109,8 @@ def switches(scores: Tensor, truth: Tensor) -> dict[str, float]:
         "AUROC, per image": images["auroc_per_image"],
         "FPR95, first": measures.fpr(curve),
         "FPR95, nearest": measures.fpr(curve, rule="nearest"),
-        "FPR95, per image": images["fpr95_per_image"],
+        "FPR95, per image, first": images["fpr95_per_image"],
+        "FPR95, per image, nearest": nearest["fpr95_per_image"],
     }
 
 
@@ -130,8 +134,11 @@ def elsewhere(maps: dict[str, Tensor], truth: Tensor, known: dict[str, list[Tens
 
 
 def ranked(scores: Tensor, truth: Tensor) -> dict[str, int]:
-    """Which frames have the best, the median and the worst AUPR."""
-    order = np.argsort(measures.evaluate(zip(scores, truth, strict=True), ANOMALY).images[:, 1])
+    """Which frames have the best, the median and the worst AUPR, of those that hold an anomaly; ValueError without."""
+    values = measures.evaluate(zip(scores, truth, strict=True), ANOMALY).images[:, 1]
+    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN comes last
+    if not order.size:
+        raise ValueError("no frame holds both an anomaly and ordinary pixels, so none has an AUPR")
     return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
 
 

@@ -22,11 +22,11 @@ from lib import ROOT
 from lib.data.augment import Resize, training
 from lib.data.streethazards import CLASSES, IGNORE, StreetHazards
 from lib.metrics import segmentation
-from lib.metrics.effects import resampled
 from lib.models.segmenters import LITE0, Segmenter, step_memory
 from lib.training import Recipe, Run, fit, indices, load_or_train
 
 KNOWN = len(CLASSES) - 1  # classes a network has
+DRAWS = 200  # of the images, kept with every trial so that effects have intervals
 MEMORY = 2_000_000_000  # bytes up to which a split's frames are kept decoded
 NONE = {"crops": "none", "flip": "none", "degrees": 0.0, "colour": False, "blur": False}
 #: What is done to a training frame beside cutting out a window at a random place: arguments of `augment.training`.
@@ -136,6 +136,10 @@ class Trials:
     precision: str = "32-true"
     device: str = "auto"
 
+    def __post_init__(self):
+        if self.batch < 2:
+            raise ValueError(f"batch is {self.batch}; the networks' batch normalisation needs two windows a step")
+
     def split(self, name: str) -> Frames:
         """train, validation or test."""
         return frames(self.root, name)
@@ -180,8 +184,10 @@ class Trials:
 
         `clean` is dataset mIoU at `size`. `squash`: frames resized to `crop`, judged there; `squash_back`: the same
         logits judged at `size`. `own`: validation frames under the treatment itself. `_batch` is the mean over batches
-        of four. Each comes with values under resampled images, the same images in every row.
+        of four. Each comes with values under resampled images, the same images in every row. ValueError without steps.
         """
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; train at least one")
         recipe = Recipe(steps, self.batch, lr, steps // 20, schedule, precision=self.precision, seed=seed)
         torch.manual_seed(seed)
         model, transform = Segmenter(network, KNOWN, pretrained), self.transform(treatment, crop)
@@ -221,6 +227,13 @@ class Trials:
             return fit(model, loss, recipe, state=state, save_every=50, device=self.device, label=name)
 
         return load_or_train(name, lambda: Segmenter(LITE0, KNOWN), train, config, self.split("train").data.fingerprint)
+
+
+def resampled(found: NDArray[np.int64], batch: int = 0) -> str:
+    """mIoU, or with `batch` its mean over batches, of `DRAWS` draws of the images with replacement, as text."""
+    draws = np.sort(np.random.default_rng(0).integers(len(found), size=(DRAWS, len(found))))
+    measure = partial(segmentation.miou_per_batch, batch=batch) if batch else lambda m: segmentation.miou(m.sum(0))
+    return " ".join(f"{measure(found[draw]):.5f}" for draw in draws)
 
 
 def _means(name: str, found: NDArray[np.int64]) -> dict[str, float]:

@@ -128,6 +128,18 @@ def test_mahalanobis_does_not_see_units(train):
         torch.testing.assert_close(anomaly.mahalanobis(features * factor, other), plain, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("deviations", [1e3, 1e4])
+def test_distances_do_not_see_where_the_origin_is(train, statistics, deviations):
+    offset, (_, features, _) = deviations * torch.cat([f for _, f, _ in train]).std(), batch(50)
+    far = anomaly.fit([(z, f + offset, y) for z, f, y in train])
+    expected = anomaly.mahalanobis(features, statistics)
+    torch.testing.assert_close(anomaly.mahalanobis(features + offset, far), expected, atol=3e-3, rtol=0)
+    unit = lambda x: (x := (x + offset).movedim(1, -1).flatten(0, 2).double()) / x.norm(dim=1, keepdim=True)  # noqa: E731
+    bank, cells = unit(torch.cat([f for _, f, _ in train])), unit(features)
+    nearest = (cells[:, None] - bank).norm(dim=2).kthvalue(10).values.float()
+    torch.testing.assert_close(anomaly.neighbours(features + offset, far).flatten(), nearest, atol=0, rtol=1e-3)
+
+
 def test_neighbours_are_those_of_pytorch_ood(train):
     cells, labels = every(train)
     statistics = anomaly.fit(train, bank=len(cells))
@@ -173,6 +185,12 @@ def test_boundary_suppression_takes_what_lies_beside():
     found = anomaly.suppress_boundaries(scores, labels)
     assert found.max() <= 1 and found.min() >= -1, "the ridge is gone"
     torch.testing.assert_close(found[..., :20], scores[..., :20])
+    ramp = torch.arange(60.0).expand(1, 40, 60)
+    found = anomaly.suppress_boundaries(ramp, labels)
+    # The edge is between 29 and 30. Bands of 4, 3, 2, 1 px a side are filled from outside in, and 3 x 3 px reach one
+    # further: 26 takes 25, then 27 the mean of 26 (which is 25 now), and so on.
+    expected = [24, 25, 25, 25, 25, 25, 34, 34, 34, 34, 34, 35]
+    assert found[0, 20, 24:36].tolist() == pytest.approx(expected)
     flat = torch.zeros_like(labels)
     assert torch.equal(anomaly.suppress_boundaries(scores, flat), scores)
     checkers = (torch.arange(40)[:, None] + torch.arange(60)).remainder(2)[None]
@@ -234,6 +252,21 @@ def test_the_original_heat_is_energy_where_the_network_is_sure(statistics):
     assert ((original - energy).abs() < 0.01 * energy.abs()).float().mean() > 0.98
     mixed = anomaly.heat(unsure, features, statistics, ["energy", "mahalanobis"], original=True)
     assert (mixed - anomaly.SCORES["energy"](unsure, None, None)).abs().mean() > 0.5
+
+
+def test_what_is_not_finite_is_refused_or_stays(train, statistics):
+    (logits, features, labels), rest = train[0], train[1:]
+    for name, spoil in {"logits": (0, np.inf), "features": (1, np.nan), "features of": (1, np.inf)}.items():
+        spoiled = [logits.clone(), features.clone(), labels]
+        spoiled[spoil[0]][0, 1] = spoil[1]
+        with pytest.raises(ValueError, match=f"{name}.* not finite"):
+            anomaly.fit([tuple(spoiled), *rest])
+    with pytest.raises(ValueError, match="labels: float32 is no integer type"):
+        anomaly.fit([(logits, features, labels.float())])
+    logits, features = logits.clone(), features.clone()
+    logits[0, 1, 40, 40], features[0, 1, 2, 2] = np.nan, np.nan
+    for name, score in anomaly.SCORES.items():
+        assert score(logits, features, statistics)[0, 40, 40].isnan(), name
 
 
 def test_nothing_to_fit_on_is_an_error(train):

@@ -32,10 +32,47 @@ ROWS = [row("flip", 1, 0.42), row("flip", 0, 0.40), row("image_only_flip", 0, 0.
 
 def test_a_fault_is_what_is_lost_against_the_clean_version():
     found = autopsy.effects(ROWS, autopsy.FAULTS)
+    assert autopsy.effects(ROWS[::-1], autopsy.FAULTS) == found, "the order of rows does not matter"
     assert list(found) == ["labels not flipped with the image"], "pairs without rows are left out"
     assert found["labels not flipped with the image"]["effect"] == pytest.approx(-0.105)
     assert found["labels not flipped with the image"]["seeds"] == 2
     assert autopsy.table(found).loc["labels not flipped with the image", "effect"] == -10.5
+
+
+def test_seeds_are_paired_by_value_and_failures_are_left_out():
+    """Equal models of seeds 1 and 2; by position, 0 would meet 1, 1 meet 2, and 2 meet 3."""
+    of = lambda treatment, seeds: [row(treatment, s, 0.3 + 0.1 * s) for s in seeds]  # noqa: E731
+    failed = {"params": {"treatment": "flip", "seed": 0}, "metrics": {}, "error": "OutOfMemoryError"}
+    rows = [*of("image_only_flip", (0, 1, 2)), *of("flip", (3, 1, 2)), failed]
+    found = autopsy.effects(rows, autopsy.FAULTS)["labels not flipped with the image"]
+    assert found["effect"] == found["low"] == found["high"] == 0 and found["seeds"] == 2
+    assert autopsy.effects(rows[:1] + rows[3:], autopsy.FAULTS) == {}, "no seed in common"
+
+
+def test_a_failed_trial_costs_no_other_its_row(monkeypatch):
+    class Trials:
+        data = "none"
+
+        def trial(self, **params):
+            raise AssertionError("sweeps.run is replaced below")
+
+    failed = {"params": {"treatment": "all", "seed": 0}, "metrics": {}, "error": "WeightsError: no hub"}
+    monkeypatch.setattr(autopsy.sweeps, "run", lambda *args, **kwargs: [*ROWS, failed])
+    rows = autopsy.sweep(Trials().trial, Trials(), [])
+    assert [run["config"] for run in autopsy.runs_of(rows)] == ["flip", "flip", "image_only_flip", "image_only_flip"]
+    monkeypatch.setattr(autopsy.sweeps, "run", lambda *args, **kwargs: [failed])
+    with pytest.raises(RuntimeError, match="no trial finished.*WeightsError: no hub"):
+        autopsy.sweep(Trials().trial, Trials(), [])
+
+
+def test_p_is_corrected_for_the_number_of_effects():
+    rows = [row(t, s, 0.3 + a + 0.01 * s * b) for t, a, b in (("none", 0, 1), ("flip", 0.1, 1.5), ("blur", 0.02, 2.0),
+        ("colour", 0.03, 0.5)) for s in range(3)]  # fmt: skip
+    alone = autopsy.effects(rows, autopsy.against_none(["flip"]))["flip"]
+    among = autopsy.effects(rows, autopsy.against_none(["none", "flip", "blur", "colour"]))
+    assert alone["holm"] == alone["p"] == among["flip"]["p"] < 0.01
+    assert among["flip"]["holm"] == pytest.approx(3 * alone["p"])
+    assert autopsy.table(among).loc["flip", "effect"] == 10.5
 
 
 def test_every_pair_names_treatments_and_views_that_exist():
@@ -59,7 +96,7 @@ def test_runs():
     score = {
         "auroc_pooled": 0.9,
         "crossed": {"f1": 0.1},
-        "kinds": {"cow": 0.4, "sofa": 0.8},
+        "kinds": {"cow": 0.4, "sofa": 0.8, "town without": None},
         "intervals": {"auroc_pooled": [0.8, 0.95]},
         "budgets": {"0.5": {"recall": 0.3}, "1": {}},
     }
@@ -91,6 +128,11 @@ def scene():
 
 def test_cases_are_ranked_by_aupr(scene):
     assert road_figures.ranked(*scene)["best"] == 0
+    scores, truth = scene
+    truth[2][truth[2] == ANOMALY] = 0
+    assert set(road_figures.ranked(scores, truth).values()) == {0, 1}, "a frame without anomaly has no rank"
+    with pytest.raises(ValueError, match="no frame holds"):
+        road_figures.ranked(scores, torch.zeros_like(truth))
 
 
 def test_switches_move_the_number_and_not_the_pixels(scene):
@@ -123,7 +165,8 @@ def test_figures(scene):
         road_figures.gallery(cases, pictures, truth, logits, scores),
         road_figures.curves({"msp": scores}, truth, ["msp"]),
         road_figures.thresholds({"msp": (seen, seen)}),
-        road_figures.effects({"a": effects, "b": effects}),
+        road_figures.effects({"a": effects, "b": {}}),
+        road_figures.effects({"a": {}}),
         road_figures.networks({"net": {f"iou {c}": {"mean": 0.5} for c in CLASSES}}),
     ):
         figure.canvas.draw()

@@ -2,19 +2,19 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from lib import alarms, roads, sweeps
+from lib import alarms, autopsy, explore, roads, sweeps
 from lib.alarms import Alarms, Hazards, Scenes
 from lib.data.augment import Resize
 from lib.data.streethazards import ANOMALY, IGNORE, PALETTE
-from lib.metrics.effects import effect, resampled
 from lib.models.segmenters import Outputs, Segmenter, step_memory
-from lib.roads import TREATMENTS, Frames, Trials
+from lib.roads import TREATMENTS, Frames, Trials, resampled
 
 SIZE = (24, 40)
 
@@ -115,12 +115,19 @@ def test_a_trial_is_a_function_of_its_parameters(root, tmp_path):
     rows = sweeps.run(t.trial, grid, name="x", data=t.data, folder=tmp_path / "a")
     again = t.trial(**grid[0])
     first = rows[0]["metrics"]
+    with pytest.raises(ValueError, match="steps is 0"):
+        t.trial(**grid[0] | {"steps": 0})
     for key in ("clean", "squash", "own", "clean_batch4", "train", "loss", "memory_mb"):
         assert first[key] == pytest.approx(again[key], rel=1e-6)
     assert first["loss"] != rows[1]["metrics"]["loss"]
     assert first["parameters"] == 3_300_829 and len(first["draws"]["clean"].split()) == 200
     assert first["iou"].keys() >= {"road", "unlabeled"} and "anomaly" not in first["iou"]
     assert "40x24" in t.data and "test n=4" in t.data
+
+
+def test_a_batch_of_one_is_refused_before_anything_is_read():
+    with pytest.raises(ValueError, match="batch is 1"):
+        Trials(batch=1)
 
 
 def test_the_main_model_is_trained_once(root, tmp_path, monkeypatch):
@@ -146,16 +153,19 @@ def test_effects():
     rng = np.random.default_rng(0)
     base = [rng.integers(0, 50, (20, 4, 4)) + 100 * np.eye(4, dtype=int) for _ in range(3)]
     worse = [m + rng.integers(0, 60, m.shape) for m in base]
-    pairs = [[(m, resampled(x)) for m, x in zip(means, found, strict=True)] for means, found in (
-        ([0.50, 0.52, 0.51], base), ([0.40, 0.41, 0.43], worse))]  # fmt: skip
-    found = effect(*pairs)
+    values = {"flip": ([0.50, 0.52, 0.51], base), "none": ([0.40, 0.41, 0.43], worse)}
+    rows = [
+        {"params": {"treatment": t, "seed": s}, "metrics": {"clean": v, "draws": {"clean": resampled(x)}}}
+        for t, (means, found) in values.items() for s, (v, x) in enumerate(zip(means, found, strict=True))
+    ]  # fmt: skip
+    found = autopsy.effects(rows, autopsy.against_none(["none", "flip"]), images=20)["flip"]
     assert found["effect"] == pytest.approx(0.0966667, abs=1e-5) and found["seeds"] == 3
     differences = np.array([0.10, 0.11, 0.08])
     assert found["low"] < found["effect"] - 4.30 * differences.std(ddof=1) / 3**0.5 < found["effect"] < found["high"]
-    same = effect(pairs[0], pairs[0])
+    same = autopsy.effects(rows, {"x": (("flip", "clean"), ("flip", "clean"))})["x"]
     assert same["effect"] == same["low"] == same["high"] == 0
-    single = effect(pairs[0][:1], pairs[1][:1])
-    assert np.isnan(single["low"]), "one seed has no interval"
+    single = autopsy.effects(rows[:1] + rows[3:], autopsy.against_none(["flip"]))["flip"]
+    assert np.isnan(single["low"]) and single["seeds"] == 1, "one seed has no interval"
     assert resampled(base[0]) == resampled(base[0]) != resampled(base[0], 4)
 
 
@@ -175,6 +185,40 @@ def test_alarms_by_hand():
     assert [alarms.within_budget(seen, b) for b in (0.5, 1.0, 5.0)] == [1, 2, 3]
     empty = alarms.alarms([(score, torch.zeros_like(label))], np.array([2.5]))
     assert np.isnan(empty.found[0]) and empty.false_alarms[0] == 4
+    score[20, 20] = np.nan
+    with pytest.raises(ValueError, match="1 of 1400 scores are not finite"):
+        alarms.alarms([(score, label)], np.array([2.5]))
+
+
+def test_flagging_most_of_a_frame_is_a_false_alarm():
+    """88 x 88 of 100 x 100 px with one pixel on the anomaly: PPV 1/7744, which is no find."""
+    score, label = torch.zeros(100, 100), torch.zeros(100, 100, dtype=torch.long)
+    score[:88, :88], label[87:97, 87:97] = 1.0, ANOMALY
+    seen = alarms.alarms([(score, label)], np.array([0.5]))
+    assert seen.precision[0] == 1 / 7744 and seen.false_alarms[0] == 1 and seen.found[0] == 0
+    score[:88, :88], score[78:98, 86:106] = 0.0, 1.0  # 20 x 14 px, 100 of them on the anomaly
+    assert alarms.alarms([(score, label)], np.array([0.5])).false_alarms[0] == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_the_slider_takes_thresholds_of_the_score_it_shows(scale, monkeypatch):
+    """Two scores of the same order and other units; in the middle both flag the same pixels, and some."""
+    titles, generator = [], torch.Generator().manual_seed(0)
+    monkeypatch.setattr(explore.plots, "grid", lambda panels, columns: titles.append(columns[1]) or plt.figure())
+    scores, truth = torch.rand(2, 50, 50, generator=generator), torch.zeros(2, 50, 50, dtype=torch.bool)
+    maps = {"a": scores, "b": scale * scores - 30}
+    frames = {name: [(s, torch.zeros(50, 50, dtype=torch.long)) for s in m] for name, m in maps.items()}
+    at = {name: alarms.thresholds(pairs) for name, pairs in frames.items()}
+    widget = explore.alarms(torch.rand(2, 3, 50, 50), maps, truth, at)
+    for name in maps:
+        widget.children[0].value = name
+        widget.update()
+    flagged = [int(title.split(", ")[1].split()[0]) for title in titles[-2:]]
+    share = alarms.RATES[len(alarms.RATES) // 2]
+    assert flagged[0] == flagged[1] and 0 < flagged[0] <= 2 * 5000 * share, titles
+    with pytest.raises(ValueError, match="as many"):
+        explore.alarms(torch.rand(2, 3, 50, 50), maps, truth, {"a": [1.0], "b": [1.0, 0.5]})
+    plt.close("all")
 
 
 def test_a_budget_is_kept_from_the_top():
@@ -228,4 +272,20 @@ def test_real_scores_see_what_the_painter_cannot_name(root):
     known = hazards.statistics(Painter())
     test, validation = (Scenes(trials(root), s, Painter()) for s in ("test", "validation"))
     assert hazards.judged("max_logit", known, validation, test)["auroc_pooled"] > 0.8
-    assert np.trace(test.matrices().sum(0)) > 0.9 * test.matrices().sum()
+    found = test.matrices().sum(0)
+    assert found.shape == (14, 14) and np.trace(found) > 0.9 * found[:-1].sum() and found[-1].sum() == 4 * 24
+    assert not found[:, -1].any(), "a network cannot say anomaly"
+
+
+def test_a_town_without_anomalies_chooses_no_threshold(root):
+    hazards = Hazards(trials(root), draws=20)
+    test = Scenes(trials(root), "test", Painter())
+    pairs = list(test.scores("max_logit", None))
+    towns = np.array(trials(root).split("test").data.towns)
+    for i in np.flatnonzero(towns == "t5"):
+        pairs[i] = (pairs[i][0], torch.where(pairs[i][1] == ANOMALY, 0, pairs[i][1]))
+    test._kept = [(*scene[:2], label[None]) for scene, (_, label) in zip(test, pairs, strict=True)]
+    found = hazards.crossed(pairs, test)
+    assert found["open_miou"] > 0.5, "the threshold of t6, used in t5"
+    none = [(score, torch.zeros_like(label)) for score, label in pairs]
+    assert all(np.isnan(v) for v in hazards.crossed(none, test).values())

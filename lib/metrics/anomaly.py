@@ -12,8 +12,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma
 
-from lib.metrics.curves import Curve, Pool, bins_of, checked, exact_curve
-from lib.metrics.segmentation import bootstrap
+from lib.metrics.curves import Curve, Pool, bins_of, checked, exact_curve, tensor
+from lib.metrics.intervals import bootstrap
+from lib.metrics.segmentation import class_ids
 
 KEYS = ("auroc", "aupr", "fpr95")
 NAMES = tuple(f"{key}_{kind}" for kind in ("pooled", "per_image") for key in KEYS)
@@ -30,7 +31,8 @@ def auroc(curve: Curve) -> float:
 def aupr(curve: Curve, rule: str = "step") -> float:
     """Area under precision over recall; NaN unless both kinds of pixels are there.
 
-    Inside a bin of a `Pool` anomalies and others are taken as evenly mixed; `bounds` assumes nothing.
+    Where a bin of a `Pool` holds different scores, anomalies and others are taken as evenly mixed; `bounds` assumes
+    nothing. Equal scores are one step.
 
     Args:
         rule: "step" is average precision, as everywhere in this workbook; "trapezoid" joins the points by lines, as
@@ -47,25 +49,24 @@ def aupr(curve: Curve, rule: str = "step") -> float:
     hits, flagged = np.cumsum(curve.anomalies, dtype=float), np.cumsum(curve.anomalies + curve.others, dtype=float)
     if rule == "trapezoid":
         return float(np.trapezoid(np.append(1, hits / flagged), np.append(0, hits / p)))
-    if not curve.binned:
-        return float((curve.anomalies * hits / flagged).sum() / p)
-    a, before = curve.anomalies, flagged - curve.anomalies - curve.others
+    a, before, tied = curve.anomalies, flagged - curve.anomalies - curve.others, curve.anomalies * hits / flagged
     gap = 1 + curve.others / (a + 1)  # pixels from one anomaly of the bin to the next, on average over all orders
     # The sum over j = 1..a of (hits + j) / (flagged + gap j), both as they stand before the bin.
     rest = (hits - a - before / gap) / gap
     steps = a / gap + rest * (digamma(before / gap + a + 1) - digamma(before / gap + 1))
-    return float(steps.sum() / p)
+    return float(np.where(curve.mixed, steps, tied).sum() / p)
 
 
 def fpr(curve: Curve, recall: float = 0.95, rule: str = "first") -> float:
     """False-positive rate at a recall; NaN unless both kinds of pixels are there.
 
     Args:
-        rule: "first" is the highest threshold whose recall is at least that; "nearest" the one whose recall is
-            nearest, as in the published StreetHazards code.
+        rule: "first" is the highest threshold whose recall is at least that; "nearest" is that of the published
+            StreetHazards code (Hendrycks et al. 2022, fpr_and_fdr_at_recall): the recall that is nearest, and of
+            thresholds with that recall the lowest, so that all others between two anomalies count.
 
     Raises:
-        ValueError: another rule.
+        ValueError: another rule, or a recall outside 0..1.
     """
     p, n = _totals(curve)
     if not (p and n):
@@ -81,48 +82,57 @@ def measure(curve: Curve, rule: str = "first") -> dict[str, float]:
 def bounds(curve: Curve) -> dict[str, tuple[float, float]]:
     """Between which values AUROC, AUPR and FPR95 (first) lie, whatever the order and the ties inside the bins."""
     p, n = _totals(curve)
-    if not curve.binned or not (p and n):
-        return {key: (value, value) for key, value in measure(curve).items()}
-    a, b = curve.anomalies.astype(float), curve.others.astype(float)
+    if not (p and n):
+        return dict.fromkeys(KEYS, (float("nan"), float("nan")))
+    a, b, mixed = curve.anomalies.astype(float), curve.others.astype(float), np.broadcast_to(curve.mixed, len(curve[0]))
     hits, alarms = np.cumsum(a), np.cumsum(b)
-    area, half = auroc(curve), float((a * b).sum() / (2 * p * n))
-    # Best: all anomalies of a bin tie at its top. Worst: they come one by one after all others, and the precisions
-    # (hits + j) / (hits + alarms + j), j = 1..a, sum to a - alarms * (digamma difference).
-    best = (a * hits / np.maximum(hits + alarms - b, 1)).sum() / p
-    worst = (a - alarms * (digamma(hits + alarms + 1) - digamma(hits - a + alarms + 1))).sum() / p
+    area, half = auroc(curve), float((a * b * mixed).sum() / (2 * p * n))
+    # Best: all anomalies of a mixed bin tie at its top. Worst: they come one by one after all others, and the
+    # precisions (hits + j) / (hits + alarms + j), j = 1..a, sum to a - alarms * (digamma difference).
+    best = a * hits / np.maximum(hits + alarms - b * mixed, 1)
+    worst = a - alarms * (digamma(hits + alarms + 1) - digamma(hits - a + alarms + 1))
     i = _at_recall(curve, 0.95, "first")
     return {
         "auroc": (area - half, area + half),
-        "aupr": (float(worst), float(best)),
-        "fpr95": (float((alarms[i] - b[i]) / n), float(alarms[i] / n)),
+        "aupr": (float(np.where(mixed, worst, best).sum() / p), float(best.sum() / p)),
+        "fpr95": (float((alarms[i] - mixed[i] * b[i]) / n), float(alarms[i] / n)),
     }
 
 
 def threshold_at_fpr(curve: Curve, rate: float) -> float:
     """The lowest threshold that flags at most `rate` of the pixels that are no anomalies; infinite if none does.
 
-    The choice for validation data, which hold no anomaly: an alarm budget.
+    The choice for validation data, which hold no anomaly: an alarm budget. Raises ValueError if all are anomalies, or
+    for a rate outside 0..1.
     """
+    if not curve.others.any() or not 0 <= rate <= 1:
+        raise ValueError(f"no threshold for a rate of {rate} on {int(curve.others.sum())} pixels that are no anomalies")
     allowed = np.cumsum(curve.others) <= rate * curve.others.sum()
     return float(curve.thresholds[allowed][-1]) if allowed.any() else float("inf")
 
 
 def threshold_at_recall(curve: Curve, recall: float = 0.95) -> float:
-    """The highest threshold that finds at least `recall` of the anomalies; needs a town with anomalies."""
+    """The highest threshold that finds at least `recall` of the anomalies; ValueError where there is none."""
     return float(curve.thresholds[_at_recall(curve, recall, "first")])
 
 
 def threshold_at_best_f1(curve: Curve) -> float:
-    """The threshold of the best F1. On the data it is reported for it flatters: choose it in another town."""
-    hits = np.cumsum(curve.anomalies)
+    """The threshold of the best F1; ValueError where there is no anomaly.
+
+    On the data it is reported for it flatters: choose it in another town.
+    """
+    hits = _found(curve)
     return float(curve.thresholds[np.argmax(2 * hits / (hits + np.cumsum(curve.others) + curve.anomalies.sum()))])
 
 
 def at_threshold(curve: Curve, threshold: float) -> dict[str, float]:
     """Recall, false-positive rate, precision and F1 when every pixel that reaches `threshold` is flagged.
 
-    Within a bin of a `Pool` it acts as the next threshold above; `threshold_*` return edges, which are exact.
+    Within a bin of a `Pool` it acts as the next threshold above; `threshold_*` return the lowest score of a bin, which
+    is exact. Raises ValueError if the threshold is NaN.
     """
+    if np.isnan(threshold):
+        raise ValueError("threshold is NaN")
     flagged = curve.thresholds >= np.float32(threshold)
     hits, alarms, (p, n) = curve.anomalies[flagged].sum(), curve.others[flagged].sum(), _totals(curve)
     ratio = lambda x, y: float(x / y) if y else float("nan")  # noqa: E731
@@ -141,6 +151,7 @@ class Report:
     curve: Curve  # over all pixels
     images: NDArray[np.float64]  # [images, 3]: KEYS of each image, NaN where it lacks either kind
     counts: NDArray[np.int64]  # [images, bins, 2]: others and anomalies at falling scores, bins 64 times wider
+    mixed: NDArray[np.bool_]  # [bins], as in `Curve`
 
     @property
     def values(self) -> dict[str, float]:
@@ -154,7 +165,7 @@ class Report:
         def statistic(weights: NDArray[np.int64]) -> list[float]:
             others, anomalies = (weights @ flat).reshape(-1, 2).T
             some = others + anomalies > 0  # the order is that of the bins, so no threshold is needed
-            pooled = measure(Curve(np.zeros(some.sum(), np.float32), anomalies[some], others[some], True))
+            pooled = measure(Curve(np.zeros(some.sum(), np.float32), anomalies[some], others[some], self.mixed[some]))
             return [*pooled.values(), *_mean(np.repeat(self.images, weights, axis=0))]
 
         low, high = bootstrap(statistic, len(flat), draws, level, seed)
@@ -177,10 +188,13 @@ def evaluate(
         anomaly: id of the positives; every other id that is not ignored is a negative.
         ignored: ids that do not count.
         rule: of the FPR95 of each image, see `fpr`.
+
+    Raises:
+        ValueError: no image; shapes differ; a score that counts is not finite; labels are of no integer type.
     """
     pool, rows, coarse = Pool(), [], []
     for scores, labels in images:
-        scores, labels = torch.as_tensor(scores).detach().cpu(), torch.as_tensor(labels).cpu()
+        scores, labels = tensor(scores).cpu(), torch.from_numpy(class_ids(labels, f"labels of image {len(rows)}"))
         if scores.shape != labels.shape:
             raise ValueError(f"image {len(rows)}: scores {tuple(scores.shape)}, labels {tuple(labels.shape)}")
         counted = ~torch.isin(labels, torch.tensor(list(ignored), dtype=labels.dtype))
@@ -195,7 +209,11 @@ def evaluate(
     counts = np.zeros((len(rows), len(used), 2), np.int64)
     for image, (keys, number) in zip(counts, coarse, strict=True):
         image[np.searchsorted(used, keys // 2), keys % 2] = number
-    return Report(pool.curve(), np.array(rows), counts[:, ::-1])
+    curve = pool.curve()
+    # A wide bin holds ties alone if it is one narrow bin that does.
+    wide = bins_of(torch.from_numpy(curve.thresholds), pool.bits - COARSE).numpy()
+    _, first, number = np.unique(wide, return_index=True, return_counts=True)
+    return Report(curve, np.array(rows), counts[:, ::-1], (curve.mixed[first] | (number > 1))[::-1])
 
 
 def _mean(images: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -208,8 +226,18 @@ def _totals(curve: Curve) -> tuple[int, int]:
     return int(curve.anomalies.sum()), int(curve.others.sum())
 
 
+def _found(curve: Curve) -> NDArray[np.int64]:
+    if not curve.anomalies.any():
+        raise ValueError("no pixel is an anomaly, so no threshold finds any; choose it on images with anomalies")
+    return np.cumsum(curve.anomalies)
+
+
 def _at_recall(curve: Curve, recall: float, rule: str) -> int:
-    if rule not in ("first", "nearest"):
-        raise ValueError(f"rule is {rule!r}; choose first or nearest")
-    found = np.cumsum(curve.anomalies) / curve.anomalies.sum()
-    return int(np.argmin(np.abs(found - recall)) if rule == "nearest" else np.argmax(found >= recall))
+    if rule not in ("first", "nearest") or not 0 <= recall <= 1:
+        raise ValueError(f"rule is {rule!r} and recall {recall}; choose first or nearest, and a recall in 0..1")
+    hits = _found(curve)
+    found = hits / hits[-1]
+    if rule == "first":
+        return int(np.argmax(found >= recall))
+    last = int(np.argmax(hits == hits[-1]))
+    return last - int(np.argmin(np.abs(found[last::-1] - recall)))

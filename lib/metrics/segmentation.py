@@ -4,7 +4,7 @@ Everything starts from confusion matrices `[C, C]`, rows the truth and columns t
 is the sum over its images, and no number depends on the batch size. Introduced in notebooks/streethazards.ipynb.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,24 +16,38 @@ TAUS = np.linspace(0.25, 0.75, 11)
 EIGHT = np.ones((3, 3), int)
 
 
+def class_ids(labels: ArrayLike, name: str) -> NDArray[np.int64]:
+    """Labels as int64; ValueError, under the argument's name, if their type is no integer (or bool) or one is negative.
+
+    Eight signed bits turn void, 255, into -1, which no rule below would know.
+    """
+    found = np.asarray(labels)
+    if found.dtype.kind not in "bui":
+        raise ValueError(f"{name}: {found.dtype} is no integer type; hand in class ids")
+    if found.size and found.min() < 0:
+        raise ValueError(f"{name}: an id is {found.min()}; ids start at 0, and void is 255 in an unsigned type")
+    return found.astype(np.int64)
+
+
 def confusion(truth: ArrayLike, predicted: ArrayLike, classes: int, ignored: Sequence[int] = ()) -> NDArray[np.int64]:
     """Pixel counts `[C, C]` of truth against prediction, both of equal shape.
 
     Args:
         truth: ids; pixels with an id of `classes` or above (the anomaly, 255) are dropped, and so are `ignored` ones.
+            The published StreetHazards rule keeps anomalies: hand in one class more, see `summary`.
         predicted: ids 0..C-1.
         classes: C.
         ignored: true ids below C that do not count, such as "other" in the Zagreb protocol.
 
     Raises:
-        ValueError: shapes differ, or a counted prediction is no class.
+        ValueError: shapes differ, labels are of no integer type, or a counted prediction is no class.
     """
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    truth, predicted = class_ids(truth, "truth"), class_ids(predicted, "predicted")
     if truth.shape != predicted.shape:
         raise ValueError(f"labels differ in shape: truth {truth.shape}, prediction {predicted.shape}")
-    counted = (truth >= 0) & (truth < classes) & ~np.isin(truth, ignored)
-    rows, columns = truth[counted].astype(np.int64), predicted[counted].astype(np.int64)
-    if columns.size and not 0 <= columns.min() <= columns.max() < classes:
+    counted = (truth < classes) & ~np.isin(truth, ignored)
+    rows, columns = truth[counted], predicted[counted]
+    if columns.size and columns.max() >= classes:
         raise ValueError(f"predictions hold ids {columns.min()}..{columns.max()}; they must be 0..{classes - 1}")
     return np.bincount(rows * classes + columns, minlength=classes**2).reshape(classes, classes)
 
@@ -41,9 +55,12 @@ def confusion(truth: ArrayLike, predicted: ArrayLike, classes: int, ignored: Seq
 def iou(matrix: ArrayLike) -> NDArray[np.float64]:
     """Intersection over union of each class `[C]`; NaN for a class without a true pixel, even if it is predicted.
 
-    What is wrongly predicted as an absent class still counts against the classes that it was taken from.
+    What is wrongly predicted as an absent class still counts against the classes that it was taken from. Raises
+    ValueError unless the matrix is square and holds counts.
     """
     matrix = np.asarray(matrix, float)
+    if matrix.ndim != 2 or len(matrix) != len(matrix.T) or not (np.isfinite(matrix) & (matrix >= 0)).all():
+        raise ValueError(f"matrix {matrix.shape} must be square and hold counts, none negative or NaN")
     true, hits = matrix.sum(1), np.diag(matrix)
     union = true + matrix.sum(0) - hits
     return np.where(true > 0, hits / np.maximum(union, 1), np.nan)
@@ -54,30 +71,36 @@ def miou(matrix: ArrayLike, absent: str = "skip") -> float:
 
     Args:
         matrix: the sum of the confusion matrices of a dataset, `[C, C]`.
-        absent: what a class without a true pixel counts: "skip" leaves it out, "zero" is the rule of the published
-            StreetHazards code (one absent class of 13 costs a thirteenth), "one" flatters.
+        absent: what a class without a true pixel counts: "skip" leaves it out, "zero", as in the published
+            StreetHazards code, costs a thirteenth for one absent class of 13, "one" flatters.
 
     Raises:
         ValueError: another rule.
     """
     if absent not in ABSENT:
         raise ValueError(f"absent is {absent!r}; choose one of {', '.join(ABSENT)}")
-    each = iou(matrix)
-    each = each[~np.isnan(each)] if absent == "skip" else np.nan_to_num(each, nan=float(absent == "one"))
-    return float(each.mean()) if each.size else float("nan")
+    return _mean(iou(matrix), absent)
 
 
 def summary(matrix: ArrayLike, dropped: int) -> dict[str, float]:
-    """The three means in use, of C classes: `miou` over those present, `miou_C` with an absent one as 0, `miou_C-1`.
+    """The four means in use, of C known classes. Pixels of the anomaly count for `miou_published` alone.
+
+    `miou` is over the classes present; `miou_C` counts an absent one as 0, and `miou_C-1` leaves `dropped` out.
+    `miou_published` is the rule of the published StreetHazards code (Hendrycks et al. 2022): an absent class is 0, and
+    what a network says of an anomaly is a false positive of the class that it names.
 
     Args:
-        matrix: `[C, C]`.
+        matrix: `[C+1, C+1]`, the last class the anomaly, which is never predicted.
         dropped: the class that `miou_C-1` leaves out (pedestrian: it has no pixel in the real test split).
     """
     matrix = np.asarray(matrix)
-    rest = np.delete(np.nan_to_num(iou(matrix)), dropped)
-    count = len(matrix)
-    return {"miou": miou(matrix), f"miou_{count}": miou(matrix, "zero"), f"miou_{count - 1}": float(rest.mean())}
+    known, count = matrix[:-1, :-1], len(matrix) - 1
+    return {
+        "miou": miou(known),
+        f"miou_{count}": miou(known, "zero"),
+        f"miou_{count - 1}": _mean(np.delete(iou(known), dropped), "zero"),
+        "miou_published": _mean(iou(matrix)[:-1], "zero"),
+    }
 
 
 def miou_per_batch(matrices: ArrayLike, batch: int) -> float:
@@ -93,8 +116,14 @@ def miou_per_batch(matrices: ArrayLike, batch: int) -> float:
 
 
 def open_labels(predicted: ArrayLike, scores: ArrayLike, threshold: float, anomaly: int) -> NDArray:
-    """Predictions with `anomaly` wherever the anomaly score reaches the threshold; all of equal shape."""
-    return np.where(np.asarray(scores) >= threshold, anomaly, np.asarray(predicted))
+    """Predictions with `anomaly` wherever the anomaly score reaches the threshold; all of equal shape.
+
+    Raises ValueError if a score or the threshold is NaN.
+    """
+    scores = np.asarray(scores)
+    if np.isnan(threshold) or np.isnan(scores).any():
+        raise ValueError(f"the threshold ({threshold}) or {int(np.isnan(scores).sum())} scores are NaN")
+    return np.where(scores >= threshold, anomaly, class_ids(predicted, "predicted"))
 
 
 def open_miou(matrix: ArrayLike) -> float:
@@ -107,8 +136,7 @@ def open_miou(matrix: ArrayLike) -> float:
         matrix: `[K+1, K+1]`, from labels that hold the anomaly and from `open_labels`. With a threshold chosen on
             other images: another town, or validation.
     """
-    each = iou(matrix)[:-1]
-    return float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
+    return _mean(iou(matrix)[:-1], "skip")
 
 
 def components(
@@ -122,28 +150,39 @@ def components(
 
     sIoU is the IoU of a true component with all predicted components that touch it, where what these share with
     other true components is no error; PPV is the share of a predicted component on true pixels. Chan et al. 2021,
-    SegmentMeIfYouCan, arXiv:2104.14812.
+    SegmentMeIfYouCan, arXiv:2104.14812. As in its code, components are found and sized before small ones are taken
+    out, and pixels of a small true one count for nothing, whatever is predicted there.
 
     Args:
         truth, predicted: bool `[H, W]`.
         ignored: bool `[H, W]`; nothing there counts.
         smallest_truth: true components of fewer pixels are ignored (there: 100 px for large anomalies).
         smallest_predicted: predicted components of fewer pixels are dropped (there: 500 px).
+
+    Raises:
+        ValueError: shapes differ, or a mask is of no integer type.
     """
-    truth, predicted = np.asarray(truth, bool), np.asarray(predicted, bool)
-    if truth.shape != predicted.shape:
-        raise ValueError(f"masks differ in shape: truth {truth.shape}, prediction {predicted.shape}")
-    ignored = np.zeros_like(truth) if ignored is None else np.asarray(ignored, bool)
-    truth = truth & ~ignored
-    large = _without_small(truth, smallest_truth)
-    ignored = ignored | (truth & ~large)
-    true, n = ndimage.label(large, EIGHT)
-    found, m = ndimage.label(_without_small(predicted & ~ignored, smallest_predicted), EIGHT)
-    overlap = np.bincount((true * (m + 1) + found).ravel(), minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
-    sizes_true, sizes_found, overlap = overlap[1:].sum(1), overlap[:, 1:].sum(0), overlap[1:, 1:]
-    outside = sizes_found - overlap.sum(0)  # pixels of each predicted component that are on no true one
-    siou = overlap.sum(1) / (sizes_true + (overlap > 0) @ outside)
-    return siou, overlap.sum(0) / sizes_found
+    truth, predicted = class_ids(truth, "truth") > 0, class_ids(predicted, "predicted") > 0
+    ignored = np.zeros_like(truth) if ignored is None else class_ids(ignored, "ignored") > 0
+    if not truth.shape == predicted.shape == ignored.shape:
+        raise ValueError(f"masks differ in shape: {truth.shape}, prediction {predicted.shape}, void {ignored.shape}")
+    true, small = _labelled(truth & ~ignored, smallest_truth)
+    found, tiny = _labelled(predicted & ~ignored, smallest_predicted)
+    found[tiny[found]] = 0
+    counted = ~small[true]
+    true, found = true[counted], found[counted]
+    sizes_true, sizes_found = np.bincount(true), np.bincount(found)
+    # Few of all pairs meet, so they are listed and not laid out: n x m would be 10^10 for a noisy frame of 0.9 MP.
+    pairs, shared = np.unique(true * len(sizes_found) + found, return_counts=True)
+    one, other = np.divmod(pairs, len(sizes_found))
+    meet = (one > 0) & (other > 0)
+    one, other, shared = one[meet], other[meet], shared[meet]
+    hits_true, hits_found = (
+        np.bincount(which, shared, len(sizes)) for which, sizes in ((one, sizes_true), (other, sizes_found))
+    )
+    beside = np.bincount(one, (sizes_found - hits_found)[other], len(sizes_true))  # what touches it, on no true pixel
+    left, right = (np.flatnonzero(sizes[1:]) + 1 for sizes in (sizes_true, sizes_found))
+    return hits_true[left] / (sizes_true + beside)[left], hits_found[right] / sizes_found[right]
 
 
 def component_summary(siou: ArrayLike, ppv: ArrayLike) -> dict[str, float]:
@@ -155,8 +194,14 @@ def component_summary(siou: ArrayLike, ppv: ArrayLike) -> dict[str, float]:
 
     Returns:
         `siou`, `ppv` (NaN where there is no component) and `f1` (NaN only where there is neither kind).
+
+    Raises:
+        ValueError: a value is NaN or outside 0..1.
     """
     siou, ppv = np.asarray(siou, float), np.asarray(ppv, float)
+    for name, values in (("siou", siou), ("ppv", ppv)):
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"{name} holds values that are NaN or outside 0..1")
     f1 = float("nan")
     if siou.size or ppv.size:
         hits = (siou[:, None] > TAUS).sum(0)
@@ -169,32 +214,14 @@ def component_summary(siou: ArrayLike, ppv: ArrayLike) -> dict[str, float]:
     }
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.int64]], ArrayLike],
-    images: int,
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> NDArray[np.float64]:
-    """Percentile interval `[2, ...]` of a statistic when images are drawn with replacement; NaN draws are left out.
-
-    Pixels of one image are not independent, images are nearly so. With test images from two towns the interval says
-    nothing about a third town.
-
-    Args:
-        statistic: one number or several, of weights `[images]`: how often each image was drawn. For dataset mIoU
-            `lambda w: miou(np.tensordot(w, matrices, 1))` with matrices `[images, C, C]`.
-        level: coverage.
-    """
-    generator = np.random.default_rng(seed)
-    values = [statistic(generator.multinomial(images, np.full(images, 1 / images))) for _ in range(draws)]
-    return np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+def _mean(each: NDArray[np.float64], absent: str) -> float:
+    each = each[~np.isnan(each)] if absent == "skip" else np.nan_to_num(each, nan=float(absent == "one"))
+    return float(each.mean()) if each.size else float("nan")
 
 
-def _without_small(mask: NDArray[np.bool_], smallest: int) -> NDArray[np.bool_]:
-    if smallest <= 1:
-        return mask
-    labels, _ = ndimage.label(mask, EIGHT)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return (sizes >= smallest)[labels]
+def _labelled(mask: NDArray[np.bool_], smallest: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Components of a mask, and which of them (never 0, what is beside them) have fewer pixels than `smallest`."""
+    labels, _ = ndimage.label(mask, EIGHT, output=np.int64)
+    small = np.bincount(labels.ravel()) < smallest
+    small[0] = False
+    return labels, small

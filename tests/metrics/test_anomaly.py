@@ -46,8 +46,34 @@ def test_exact_measures_agree_with_scikit_learn(scores, truth):
     assert found["fpr95"] == pytest.approx(false[np.argmax(true >= 0.95)])
     curve = exact_curve(scores, truth)
     assert anomaly.aupr(curve, "trapezoid") == pytest.approx(-np.trapezoid(precision, recall))
-    nearest = false[1:][np.argmin(np.abs(true[1:] - 0.95))]
-    assert anomaly.fpr(curve, rule="nearest") == pytest.approx(nearest)
+    last = np.argmax(true == 1)  # as the published code: from the last anomaly down, the first of the nearest
+    nearest = false[last:0:-1][np.argmin(np.abs(true[last:0:-1] - 0.95))]
+    assert anomaly.fpr(curve, rule="nearest") == nearest
+
+
+def test_the_nearest_recall_takes_most_false_positives():
+    """19 of 20 anomalies on top, 80 others, then the last anomaly: recall is 0.95 from the first other to the last."""
+    truth = np.repeat([True, False, True], [19, 80, 1])
+    curve = exact_curve(-np.arange(100.0), truth)
+    assert anomaly.fpr(curve) == 0 and anomaly.fpr(curve, rule="nearest") == 1
+    scores, truth = pixels(9000, 0.011, seed=1)
+    for curve in (exact_curve(scores, truth), pooled(scores, truth)):
+        assert anomaly.fpr(curve, rule="nearest") > anomaly.fpr(curve) + 0.001, "95 of 100 is met and then kept"
+
+
+@pytest.mark.parametrize(("scores", "truth", "auroc", "aupr"), [
+    (np.zeros(16), np.arange(16) == 3, 0.5, 1 / 16),
+    ([2, 2, 2, 1, 1, 0], np.array([1, 0, 0, 1, 0, 0], bool), 0.5625, 1 / 2 / 3 + 1 / 2 * 2 / 5),
+])  # fmt: skip
+def test_ties_are_one_step_counted_or_pooled(scores, truth, auroc, aupr):
+    for curve in (exact_curve(scores, truth), pooled(scores, truth), pooled(scores, truth, 3)):
+        found = anomaly.measure(curve)
+        if len(curve.thresholds) == len(np.unique(scores)):  # three bits are enough for one score, not for three
+            assert (found["auroc"], found["aupr"]) == pytest.approx((auroc, aupr))
+            assert all(a == b == pytest.approx(found[k]) for k, (a, b) in anomaly.bounds(curve).items())
+    report = anomaly.evaluate([(np.reshape(scores, (2, -1)), np.where(truth, 13, 1).reshape(2, -1))], 13)
+    assert report.values["aupr_pooled"] == pytest.approx(aupr)
+    assert report.intervals(draws=5)["aupr_pooled"] == pytest.approx((aupr, aupr))
 
 
 @given(st.one_of(SCORES, SPREAD), TRUTH, st.sampled_from([8, 10, 12, 16]))
@@ -75,7 +101,8 @@ def test_a_pool_does_not_see_batches_or_order(scores, truth, cut):
 @given(SPREAD)
 @settings(max_examples=100, deadline=None)
 def test_thresholds_are_edges_of_the_bins(scores):
-    scores = np.append(scores, [np.inf, -np.inf, 0.0, -0.0]).astype(np.float32)
+    ends = np.finfo(np.float32)
+    scores = np.append(scores, [ends.max, ends.min, 0.0, -0.0]).astype(np.float32)
     curve = pooled(scores, np.zeros(len(scores), bool), 12)
     assert (np.diff(curve.thresholds) < 0).all()
     for threshold, flagged in zip(curve.thresholds, np.cumsum(curve.others), strict=True):
@@ -186,7 +213,47 @@ def test_void_pixels_may_hold_nan_and_others_may_not():
     with pytest.raises(ValueError, match="NaN"):
         anomaly.evaluate([(scores, labels)], 13, ignored=())
     with pytest.raises(ValueError, match="differ in shape"):
-        Pool().add(np.zeros(3), np.zeros(4, bool))
+        Pool(8).add(np.zeros(3), np.zeros(4, bool))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
+def test_scores_that_are_not_finite_are_refused(wrong):
+    scores, truth = np.array([0.0, wrong, 1.0]), np.array([True, False, False])
+    for measure in (exact_curve, Pool(8).add):
+        with pytest.raises(ValueError, match="1 of 3 scores are not finite"):
+            measure(torch.from_numpy(scores), truth)
+
+
+def test_truth_is_bool_and_labels_are_of_an_integer_type():
+    with pytest.raises(ValueError, match="truth is torch.float64, not bool"):
+        exact_curve([0.0, 1.0], [0.0, np.nan])
+    with pytest.raises(ValueError, match="truth is torch.int64, not bool"):
+        exact_curve([0.0, 1.0], [3, 13])
+    scores, labels = image(0)
+    for spoiled in (labels * 1.0, np.where(labels == 13, np.nan, labels), np.where(labels == 13, -1, labels)):
+        with pytest.raises(ValueError, match="labels of image 0"):
+            anomaly.evaluate([(scores, spoiled)], 13)
+    expected = anomaly.evaluate([(scores, labels)], 13).values
+    for kind in (np.int8, np.uint8, np.uint16, np.int32):
+        same = anomaly.evaluate([(scores[:, ::-1], labels[:, ::-1].astype(kind))], 13)
+        assert same.values == pytest.approx(expected), "mirrored arrays and every integer type are the same pixels"
+    single = anomaly.evaluate([(torch.from_numpy(scores).bfloat16().requires_grad_(), labels == 13)], 1)
+    assert single.values["auroc_pooled"] == pytest.approx(expected["auroc_pooled"], abs=0.01)
+
+
+def test_no_threshold_without_anomalies():
+    plain, full = exact_curve([1.0, 2.0], [False, False]), exact_curve([1.0, 2.0], [True, True])
+    for choose in (anomaly.threshold_at_recall, anomaly.threshold_at_best_f1):
+        with pytest.raises(ValueError, match="no pixel is an anomaly"):
+            choose(plain)
+    for curve, rate in ((full, 0.1), (plain, np.nan), (plain, 1.5)):
+        with pytest.raises(ValueError, match="no threshold for a rate"):
+            anomaly.threshold_at_fpr(curve, rate)
+    with pytest.raises(ValueError, match=r"recall in 0\.\.1"):
+        anomaly.threshold_at_recall(full, np.nan)
+    with pytest.raises(ValueError, match="threshold is NaN"):
+        anomaly.at_threshold(plain, np.nan)
+    assert all(math.isnan(v) for curve in (plain, full) for v in anomaly.measure(curve).values())
 
 
 def test_intervals_hold_the_value_and_shrink_with_images():

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, jaccard_score
 from lib.metrics import segmentation as seg
 
 LABELS = hnp.arrays(np.int64, (6, 6), elements=st.integers(0, 4))
-MASKS = hnp.arrays(bool, (9, 9))
+MASKS = st.integers(0, 2**32).map(lambda seed: np.random.default_rng(seed).random((12, 12)) < 0.5)
 
 
 @given(LABELS, LABELS)
@@ -43,9 +43,16 @@ def test_twelve_and_thirteen_classes():
     predicted = labels.copy()
     predicted[::2] = (labels[::2] + 1) % 13
     predicted[labels == 3] = 4  # pedestrian has no true pixel, but is predicted
-    found = seg.summary(seg.confusion(labels, predicted, 13), dropped=4)
+    found = seg.summary(seg.confusion(labels, predicted, 14), dropped=4)
     assert found["miou"] == found["miou_12"] == pytest.approx(found["miou_13"] * 13 / 12)
-    assert 0 < found["miou"] < 1
+    assert 0 < found["miou"] < 1 and found["miou_published"] == found["miou_13"], "without anomalies they agree"
+
+
+def test_the_published_rule_counts_what_is_said_of_anomalies():
+    """Class 0 has 10 pixels, class 1 too, class 2 none; of 10 anomaly pixels 8 are called 0 and two 2."""
+    truth, predicted = np.repeat([0, 1, 3], 10), np.array([0] * 10 + [1] * 10 + [0] * 8 + [2] * 2)
+    found = seg.summary(seg.confusion(truth, predicted, 4), dropped=2)
+    assert found == {"miou": 1, "miou_3": 2 / 3, "miou_2": 1, "miou_published": pytest.approx((10 / 18 + 1) / 3)}
 
 
 def test_anomalies_void_and_other_are_dropped():
@@ -82,8 +89,8 @@ def test_open_miou_counts_false_alarms_and_missed_anomalies():
     assert seg.open_miou(seg.confusion(truth, never, 3)) == pytest.approx((10 / 20 + 1) / 2)
 
 
-def brute_components(truth, predicted):
-    """The definitions of the paper with sets of pixels."""
+def brute_components(truth, predicted, smallest_truth=1, smallest_predicted=1):
+    """The definitions of the paper with sets of pixels; sizes as in its code."""
 
     def parts(mask):
         left, found = set(zip(*np.nonzero(mask), strict=True)), []
@@ -98,7 +105,9 @@ def brute_components(truth, predicted):
             found.append(part)
         return found
 
-    true, found, siou = parts(truth), parts(predicted), []
+    true, found, siou = parts(truth), [f for f in parts(predicted) if len(f) >= smallest_predicted], []
+    void = set().union(*(t for t in true if len(t) < smallest_truth))
+    true, found = [t for t in true if len(t) >= smallest_truth], [f - void for f in found if f - void]
     for part in true:
         touching = set().union(*(f for f in found if f & part))
         other = set().union(*(t for t in true if t is not part))
@@ -107,14 +116,71 @@ def brute_components(truth, predicted):
     return sorted(siou), sorted(len(f & everything) / len(f) for f in found)
 
 
-@given(MASKS, MASKS)
+@given(MASKS, MASKS, st.integers(1, 4), st.integers(1, 6))
 @settings(max_examples=150, deadline=None)
-def test_components_agree_with_sets_of_pixels(truth, predicted):
+def test_components_agree_with_sets_of_pixels(truth, predicted, smallest_truth, smallest_predicted):
     # Sparse masks, so that there are several components.
     truth[1::2, 1::2] = predicted[::3] = False
-    siou, ppv = seg.components(truth, predicted)
-    for ours, theirs in zip((siou, ppv), brute_components(truth, predicted), strict=True):
+    found = seg.components(truth, predicted, None, smallest_truth, smallest_predicted)
+    expected = brute_components(truth, predicted, smallest_truth, smallest_predicted)
+    for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(sorted(ours), theirs)
+
+
+def test_a_prediction_is_found_before_small_truths_are_taken_out():
+    """A bar of 9 px over an anomaly of 1 px, which does not count, and at its end one of 4 px.
+
+    The bar is one component of 9 px. Cut first, it would be two of 4, fall below the limit of 5 and miss everything.
+    """
+    truth, predicted = np.zeros((3, 11), bool), np.zeros((3, 11), bool)
+    predicted[1, 1:10] = True
+    truth[1, 5] = truth[1, 8:11] = truth[2, 10] = True
+    siou, ppv = seg.components(truth, predicted, smallest_truth=2, smallest_predicted=5)
+    assert siou.tolist() == [2 / 10] and ppv.tolist() == [2 / 8]
+
+
+def test_as_many_components_as_a_frame_holds():
+    """230,400 predicted and true ones: products of numbers overflow 32 bits, and a table of pairs fills 400 GB."""
+    truth = np.zeros((960, 960), bool)
+    truth[::2, ::2] = True
+    siou, ppv = seg.components(truth, truth)
+    assert len(siou) == len(ppv) == 230_400 and siou.min() == ppv.min() == 1
+
+
+@pytest.mark.parametrize("kind", [bool, np.int8, np.uint8, np.uint16, np.int64])
+def test_labels_of_every_integer_type(kind):
+    truth, predicted = np.array([[0, 1, 1], [0, 0, 1]]), np.array([[0, 1, 0], [1, 0, 1]])
+    assert seg.confusion(truth.astype(kind)[:, ::-1], predicted.astype(kind)[:, ::-1], 2).tolist() == [[2, 1], [1, 2]]
+    np.testing.assert_allclose(seg.components(truth.astype(kind), predicted.astype(kind))[0], 2 / 4)
+
+
+@pytest.mark.parametrize("spoiled", [[0.0, 1.0], [0.0, np.nan], [0, -1]])
+def test_labels_that_are_no_ids_are_refused(spoiled):
+    fine = [0, 1]
+    for name, call in {
+        "truth": lambda: seg.confusion(spoiled, fine, 2),
+        "predicted": lambda: seg.confusion(fine, spoiled, 2),
+        "truth:": lambda: seg.components([spoiled], [fine]),
+        "predicted:": lambda: seg.components([fine], [spoiled]),
+        "ignored": lambda: seg.components([fine], [fine], [spoiled]),
+        "predicted: ": lambda: seg.open_labels(spoiled, [0.1, 0.2], 0.15, 2),
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            call()
+
+
+def test_what_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="1 scores are NaN"):
+        seg.open_labels([0, 1], [0.1, np.nan], 0.15, 2)
+    with pytest.raises(ValueError, match=r"threshold \(nan\)"):
+        seg.open_labels([0, 1], [0.1, 0.2], np.nan, 2)
+    for matrix in ([[1, np.nan], [0, 1]], [[1, -1], [0, 1]], [[1, 2]]):
+        with pytest.raises(ValueError, match="square and hold counts"):
+            seg.miou(matrix)
+    with pytest.raises(ValueError, match="siou holds"):
+        seg.component_summary([0.5, np.nan], [1.0])
+    with pytest.raises(ValueError, match="ppv holds"):
+        seg.component_summary([0.5], [1.5])
 
 
 def test_splitting_an_object_or_joining_two_is_no_error_of_either():
@@ -154,14 +220,3 @@ def test_f1_over_thresholds():
     missed = seg.component_summary([0.0], [])
     assert missed["f1"] == 0 and math.isnan(missed["ppv"])
     assert math.isnan(seg.component_summary([], [])["f1"])
-
-
-def test_the_bootstrap_covers_a_mean():
-    covered = 0
-    for seed in range(60):
-        values = np.random.default_rng(seed).standard_normal(40)
-        low, high = seg.bootstrap(lambda w, v=values: (w * v).sum() / w.sum(), 40, draws=200, seed=seed)
-        covered += low < 0 < high
-    assert 50 <= covered <= 60
-    both = seg.bootstrap(lambda w: [w[0], w[1] * 2], 5, draws=50)
-    assert both.shape == (2, 2)
