@@ -23,8 +23,8 @@ from lib.checkpoints import written
 ALIKE = {"device", "interactive"}
 #: What verdicts say instead, once `write` has found parameters that are not the defaults.
 _differ = ""
-#: Of each sweep that was read in this process: how many rows carry a note of `sweeps.run`, and how many there are.
-MARKED: dict[str, tuple[int, int]] = {}
+#: Of each sweep that was read in this process: its rows by key, and whether they carry a note of `sweeps.run`.
+MARKED: dict[str, dict[str, bool]] = {}
 LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric", "papermill")
 
 
@@ -75,7 +75,7 @@ def write(
         "versions": versions(),
         "data": data,
         "params": params,
-        "rows": {name: {"marked": marked, "all": count} for name, (marked, count) in MARKED.items()},
+        "rows": {name: {"marked": sum(rows.values()), "all": len(rows)} for name, rows in MARKED.items()},
         "headline": {"config": headline[0], "metric": headline[1]},
         "runs": runs,
         "summary": summary,
@@ -122,8 +122,8 @@ def table(summary: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
         return f"{value['mean']:.3f}{spread}" if value["n"] else "-"
 
     found = pd.DataFrame({c: {m: cell(v) for m, v in metrics.items()} for c, metrics in summary.items()}).T.fillna("-")
-    marked, count = (sum(n) for n in zip((0, 0), *MARKED.values(), strict=True))
-    return found.rename_axis(columns=f"{marked} of {count} rows are marked" if marked else None)
+    marks = [mark for rows in MARKED.values() for mark in rows.values()]
+    return found.rename_axis(columns=f"{sum(marks)} of {len(marks)} rows are marked" if any(marks) else None)
 
 
 def read(notebook: str, folder: Path | None = None) -> dict[str, Any]:

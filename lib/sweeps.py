@@ -206,7 +206,8 @@ def _report(name: str, rows: list[Row], origin: list[str]) -> None:
         ]
         parts.append(f"{len(some)} {words}" + (f" ({', '.join(said)})" if said else ""))
     print(f"{name}: {len(rows)} rows: {', '.join(parts)}")
-    results.MARKED[name] = (sum("note" in row for row in rows), len(rows))
+    marks = {key(row["params"], row["data"]): "note" in row for row in rows}
+    results.MARKED[name] = results.MARKED.get(name, {}) | marks
 
 
 def _failed(head: Row, text: str) -> Row:

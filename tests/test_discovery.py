@@ -53,12 +53,11 @@ def test_equal_rules_load_and_changed_rules_train(data, tmp_path, monkeypatch):
 def test_no_two_trainings_share_a_file(data, tmp_path, monkeypatch, change):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
     other = SimpleNamespace(**{**vars(data), "fingerprint": change.pop("data", data.fingerprint)})
-    watched = {"held_out": data} if "watch_every" in change else {}
     seen = []
     monkeypatch.setattr(discovery, "fit", lambda m, loss, r, *, state, **_: seen.append(state) or Fitted([{}], {}, 0.0))
-    discovery.train("d", data, Rules(model=SMALL), RECIPE, device="cpu")
-    how = {"rules": Rules(model=SMALL), "recipe": RECIPE} | change
-    discovery.train("d", other, how.pop("rules"), how.pop("recipe"), device="cpu", **watched, **how)
+    alike = {"rules": Rules(model=SMALL), "recipe": RECIPE, "device": "cpu", "held_out": data}
+    discovery.train("d", data, **alike)
+    discovery.train("d", other, **(alike | change))
     assert seen[0].path.name != seen[1].path.name and seen[0].about != seen[1].about
 
 
