@@ -20,6 +20,7 @@ from lib.metrics import anomaly as measures
 from lib.metrics import segmentation
 from lib.metrics.curves import Pool, checked
 from lib.metrics.intervals import bootstrap
+from lib.provenance import code, short
 from lib.roads import KNOWN, MEMORY, Trials
 
 OTHER, PEDESTRIAN = CLASSES.index("other"), CLASSES.index("pedestrian")
@@ -145,6 +146,15 @@ class Hazards:
     trials: Trials
     held_out: str = "test"
     draws: int = 300
+
+    def data(self, **_: Any) -> str:
+        """What a row of a sweep depends on beside its parameters; scores of a notebook's own count by their code."""
+        own = {n: code(f) for n, f in SCORES.items() if f.__module__ == "__main__"}
+        names = ", ".join(f"{n} {own.get(n, '')}".rstrip() for n in SCORES)
+        kinds = short(self.kinds())
+        return (
+            f"{self.trials.data(self.held_out)}, kinds {kinds}; {self.draws} draws; scores {names}, {json.dumps(PARTS)}"
+        )
 
     def statistics(self, model: nn.Module, every: int = 1) -> anomaly.Statistics:
         """What the scores need from the training split."""

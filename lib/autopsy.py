@@ -10,7 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from lib import ROOT, sweeps
+from lib import committed
+from lib.alarms import Hazards
 from lib.metrics.anomaly import KEYS
 from lib.metrics.intervals import difference, holm
 from lib.roads import Trials
@@ -46,18 +47,12 @@ PROTOCOLS = [f"{key}_{kind}" for kind in ("pooled", "per_image", "zagreb") for k
 PROTOCOLS += ["auroc_pooled_low", "auroc_pooled_high", "aupr_pooled_low", "aupr_pooled_high", "kinds_above_chance"]
 
 
-def sweep(fn: Callable[..., dict[str, Any]], trials: Trials, grid: list[dict[str, Any]]) -> list[sweeps.Row]:
-    """`sweeps.run` with the committed rows of streethazards; those of whole models have a file of their own.
-
-    Trials that failed are left out; RuntimeError if all did.
-    """
+def sweep(
+    fn: Callable[..., dict[str, Any]], trials: Trials | Hazards, grid: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """`committed.rows` of streethazards; those of whole models have a file of their own."""
     name = "streethazards" if fn.__name__ == "trial" else f"streethazards_{fn.__name__}"
-    committed = ROOT / "figures" / "results" / f"sweep_{name}.json"
-    rows = sweeps.run(fn, grid, name=name, data=trials.data, committed=committed)
-    finished = [row for row in rows if "error" not in row]
-    if not finished:
-        raise RuntimeError(f"{name}: no trial finished; {rows[0]['params']}: {rows[0]['error']}" if rows else name)
-    return finished
+    return committed.rows(name, fn, grid, trials.data)
 
 
 def values(rows: list[dict], treatment: str, view: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:

@@ -3,6 +3,7 @@
 Introduced in notebooks/backbone_comparison.ipynb.
 """
 
+import json
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,18 +131,15 @@ class Study:
 
     trials: Trials
 
-    @property
-    def data(self) -> str:
-        """What rows of a sweep depend on beside their parameters: the data, and which frames."""
-        prints = "-".join(scenes(self.trials, "pixels", n).fingerprint for n in self.trials.splits)
-        return f"{prints}, {GRID}x{GRID} tokens, frames 1/{self.trials.every}, batch {self.trials.batch}"
+    def data(self, backbone: str = "pixels", **_: Any) -> str:
+        """What a row of a sweep depends on beside its parameters: data and frames, tokens, batch and precision."""
+        splits = [scenes(self.trials, backbone, n) for n in self.trials.splits]
+        prints = "-".join(s.fingerprint for s in splits)
+        return f"{prints} {json.dumps(splits[0].about)}, batch {self.trials.batch}, {self.trials.precision}"
 
     def rows(self, trial: Callable[..., dict[str, Any]], grid: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-        """`trial(**params)` for every `params` of the grid, see `committed.rows`: `{"params", "metrics"}` each."""
-        return [
-            {"params": params, "metrics": metrics}
-            for params, metrics in zip(grid, committed.rows(name, trial, grid, self.data), strict=True)
-        ]
+        """`trial(**params)` for every `params` of the grid, see `committed.rows`."""
+        return committed.rows(name, trial, grid, self.data)
 
     def run(
         self,

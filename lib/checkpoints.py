@@ -1,20 +1,31 @@
 """Weights on disk: safetensors with their own provenance in the header, written atomically."""
 
+import hashlib
 import json
 import os
-import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from lib import ROOT
+from lib.provenance import number, revision
+
+HEADER, DEPTH = 20_000_000, 30  # bytes that a provenance may have, and levels of nesting
 
 
-class CheckpointError(RuntimeError):
+class OneLine:
+    """An error that a notebook shows in one line, without a page of traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class CheckpointError(OneLine, RuntimeError):
     """A checkpoint is damaged or belongs to another configuration; the message names the file and the remedy."""
 
 
@@ -23,54 +34,106 @@ def save(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None
 
     Introduced in notebooks/ex_slot1.ipynb. The caller says what the weights are (configuration, seed, data
     fingerprint, metrics); the git revision is added here.
+
+    Raises:
+        OSError: it cannot be written; the message names the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"revision": revision(), **header}
+    separate = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    with written(path) as temporary:  # clones, because tied weights must not share memory there
+        save_file(separate, temporary, metadata={"provenance": json.dumps(header, default=number)})
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write to; it takes its place when it is whole, and is gone if it is not.
+
+    Raises:
+        OSError: the folder or the file cannot be written; the message names the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(contiguous, temporary, metadata={"provenance": json.dumps(header)})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written ({error}); free some space or choose another --out") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def load(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and header of a checkpoint.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or was not written by `save`.
+        CheckpointError: the file is missing, damaged, holds values that are not finite, or was not written by `save`.
     """
     try:
         with safe_open(path, framework="pt", device=device) as file:
+            header = _header(file)
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-            return tensors, json.loads((file.metadata() or {})["provenance"])
+        if bad := [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]:
+            raise ValueError(f"{bad[0]} holds values that are not finite")
+        return tensors, header
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; run the notebook that trains it") from error
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of this workbook ({error}); delete it to train again, "
             f"or restore it with git checkout"
         ) from error
 
 
-def revision() -> str:
-    """The git revision of the workbook, with `+` when the working tree differs; "unknown" outside git."""
+def about(path: Path) -> dict[str, Any]:
+    """The header alone; empty where there is none that can be read."""
     try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--exclude=*", "--abbrev=10", "--dirty=+"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return run.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        with safe_open(path, framework="pt") as file:
+            return _header(file)
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
+        return {}
 
 
-def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Floating tensors in half precision: what is committed is small, and what is measured is what is committed."""
-    return {k: v.to(torch.float16) if v.is_floating_point() else v for k, v in tensors.items()}
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load weights into a model, floats as float32.
+
+    Raises:
+        CheckpointError: keys or shapes are not the model's; the message names `path`, where they came from.
+    """
+    try:
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    except RuntimeError as error:
+        found = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} holds no weights of this model ({found}); delete it to train again") from error
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """Twelve digits of a hash of names, shapes and values."""
+    found = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        found.update(f"{key} {value.dtype} {list(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:12]
+
+
+def restamp(path: Path, model_code: str) -> None:
+    """Record that today's code of the model gives what the code that trained it gave; check that before."""
+    tensors, header = load(path)
+    save(path, tensors, header | {"code": header.get("code", {}) | {"model": model_code}})
+
+
+def _header(file: Any) -> dict[str, Any]:
+    text = (file.metadata() or {})["provenance"]
+    if len(text) > HEADER:
+        raise ValueError(f"its provenance has {len(text):,} bytes")
+    header = json.loads(text)
+    if not isinstance(header, dict):
+        raise ValueError(f"its provenance is no dict but {header!r:.60}")
+    level = [header]
+    for _ in range(DEPTH):
+        level = [v for each in level for v in (each.values() if isinstance(each, dict) else each)]
+        level = [v for v in level if isinstance(v, dict | list)]
+        if not level:
+            return header
+    raise ValueError(f"its provenance is nested more than {DEPTH} deep")

@@ -3,6 +3,7 @@
 Introduced in notebooks/ex_comparison.ipynb.
 """
 
+import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize, one_hot
 from torchvision.transforms.v2 import functional as F
 
 from lib import ROOT, discovery
+from lib.committed import load_or_train
 from lib.data.movi import MoviDataset, Scene
 from lib.features import Features
 from lib.metrics import controls, objects
@@ -26,7 +28,7 @@ from lib.models.dinosaur import ORIGINAL, Dinosaur, on_image
 from lib.models.patches import PATCH, SIZE, Convolutions, Painter, Patches
 from lib.pixels import jitter
 from lib.scenes import Split
-from lib.training import Recipe, Run, fit, indices, load_or_train
+from lib.training import Fitted, Recipe, Run, State, fit, indices
 
 #: What is done to a picture, uint8 `[3, H, W]`; "jitter" is the original's, and draws.
 TRANSFORMS = {
@@ -134,8 +136,8 @@ class Comparison:
     @property
     def data(self) -> str:
         """What rows of a sweep depend on beside their parameters."""
-        tokens = f"{self.backbone}/{self.strides}, frames 1/{self.train_every}, batch {self.batch}"
-        return f"{self.train.fingerprint}, {self.test.fingerprint}, {tokens}"
+        tokens = json.dumps(self.train.about)
+        return f"{self.train.fingerprint}, {self.test.fingerprint}, {tokens}, batch {self.batch}, {self.precision}"
 
     @cached_property
     def _patches(self) -> tuple[Patches, Patches]:
@@ -148,16 +150,15 @@ class Comparison:
     def run(self, config: str, seed: int, steps: int) -> Run:
         """Load or train one model; with 0 steps, the untrained one."""
         recipe = Recipe(steps, self.batch, CONFIGS[config].lr, steps // 5, precision=self.precision, seed=seed)
-        about = {"recipe": asdict(recipe), "model": asdict(CONFIGS[config]), "seed": seed, "tokens": self.train.about}
-        about["images"] = self.train.count
+        about = {"model": asdict(CONFIGS[config]), "tokens": self.train.about, "images": self.train.count}
         name, untrained = f"ex_comparison-{config}-{steps}-{seed}", partial(build, config, self.train.dim)
         if not steps:
             torch.manual_seed(seed)
             self._fit(config, recipe, model := untrained())
             return Run(model.eval(), {}, {})
-        return load_or_train(name, untrained, partial(self._fit, config, recipe), about, self.train.fingerprint)
+        return load_or_train(name, untrained, partial(self._fit, config, recipe), recipe, about, self.train.fingerprint)
 
-    def _fit(self, config: str, recipe: Recipe, model: Dinosaur, state: Path | None = None) -> tuple[list, dict]:
+    def _fit(self, config: str, recipe: Recipe, model: Dinosaur, state: State | None = None) -> Fitted:
         c, data = CONFIGS[config], self.seen(config)[0]
         model.mean.copy_(data.mean)
         model.std.copy_(data.std)

@@ -6,7 +6,6 @@ checkpoint loaded in another.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from lib import refine
+from lib.committed import load_or_train
 from lib.metrics import objects
 from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.feature_decoders import positions_of
 from lib.scenes import Split
 from lib.scenes import split as split
-from lib.training import Recipe, Run, fit, indices, load_or_train
+from lib.training import Fitted, Recipe, Run, State, fit, indices
 
 #: What is reported of every model, beside `logit_sd`, `slot_diversity` and `loss`.
 KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
@@ -59,21 +59,18 @@ def train(
 ) -> Run:
     """Load or train one model (see `load_or_train`); the held-out split is watched only, on its first 32 images.
 
-    `network` stands in for `Dinosaur` and takes its arguments; the name should tell, the recorded settings do not.
+    `network` stands in for `Dinosaur` and takes its arguments; it may be a `partial` of a class.
     """
-    config = {
-        "recipe": asdict(recipe),
-        "rules": asdict(rules),
-        "seed": recipe.seed,
-        "tokens": data.about,
-        "images": data.count,
-    }
+    made = {"network": getattr(network, "func", network).__name__} | getattr(network, "keywords", {})
+    config = {"rules": asdict(rules), "network": made, "tokens": data.about, "images": data.count}
+    config["watched"] = None if held_out is None else {"data": held_out.fingerprint, "every": watch_every}
 
     def build() -> nn.Module:
         return network(data.dim, **rules.model)
 
-    def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
+    def fit_it(model: nn.Module, state: State) -> Fitted:
         tokens = data.features
+        _ = held_out and held_out.features  # computed here, not in the time of the training
         model.mean.copy_(tokens.mean)
         model.std.copy_(tokens.std)
 
@@ -99,7 +96,7 @@ def train(
             label=name,
         )
 
-    return load_or_train(name, build, fit_it, config, data.fingerprint)
+    return load_or_train(name, build, fit_it, recipe, config, data.fingerprint)
 
 
 def objective(net: nn.Module, tokens: Tensor, rules: Rules) -> tuple[Tensor, dict[str, float]]:

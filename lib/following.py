@@ -4,7 +4,6 @@ Shared by ex_dino3 and ex_dino4.
 """
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lib import refine
+from lib import checkpoints, refine
+from lib.committed import load_or_train
 from lib.discovery import cosine
 from lib.metrics import controls, objects, tracking
 from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.feature_decoders import positions_of
 from lib.models.video import VideoModel, slot_contrast
 from lib.scenes import Split
-from lib.training import Recipe, Run, fit, indices, load_or_train
+from lib.training import Fitted, Recipe, Run, State, fit, indices
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,10 @@ def train(
     Raises:
         ValueError: videos are shorter than a clip.
     """
-    config = {
-        "recipe": asdict(recipe),
-        "rules": _plain(asdict(rules)),
-        "seed": recipe.seed,
-        "tokens": data.about,
-        "images": data.count,
-        "start": None if start is None else start.header["config"],
-    }
+    config = {"rules": asdict(rules), "tokens": data.about, "images": data.count, "start": None}
+    if start is not None:
+        known = {k: start.header.get(k) for k in ("config", "data")}
+        config["start"] = {"weights": checkpoints.digest(start.model.state_dict())} | known
 
     def build() -> nn.Module:
         image = Dinosaur(data.dim, **rules.model)
@@ -73,7 +69,7 @@ def train(
             image.load_state_dict(start.model.state_dict())
         return VideoModel(image, **rules.video)
 
-    def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
+    def fit_it(model: nn.Module, state: State) -> Fitted:
         tokens = data.features.tokens
         starts = tokens.shape[1] - rules.clip + 1
         if starts < 1:
@@ -90,7 +86,7 @@ def train(
 
         return fit(model, loss, recipe, state=state, device=device, label=name)
 
-    return load_or_train(name, build, fit_it, config, data.fingerprint)
+    return load_or_train(name, build, fit_it, recipe, config, data.fingerprint)
 
 
 def objective(net: nn.Module, clips: Tensor, rules: Rules) -> tuple[Tensor, dict[str, float]]:
@@ -212,10 +208,3 @@ def winners_of(masks: Tensor, data: Split, scene: int, guided: bool) -> np.ndarr
 
 
 _EACH = {"fg_ari": objects.fg_ari, "ari": objects.ari, "mbo": objects.mbo}
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no tuples, and configurations are compared."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -4,7 +4,6 @@ Shared by ex_slot1 to ex_slot5, so that a checkpoint trained in one is the check
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from lib.committed import load_or_train
 from lib.data.shapes import Shapes
 from lib.metrics import objects
 from lib.models.autoencoder import Autoencoder, linear_temperature
-from lib.training import Recipe, Run, fit, indices, load_or_train
+from lib.training import Fitted, Recipe, Run, State, fit, indices
 
 #: The measures that are watched during training and reported after it.
 WATCHED = ("fg_ari", "ari", "mbo", "mask_entropy", "mask_similarity", "active_slots")
@@ -72,16 +72,16 @@ def train(
     Args:
         name: of the checkpoint.
         pictures: training set, `[n, 3, H, W]` in 0..1, or a set of shapes, drawn only if there is training to do.
-        rules, recipe: the configuration; both are recorded and compared.
-        data: fingerprint of training and held-out data.
+        rules, recipe: the configuration.
+        data: fingerprint of the training pictures and of the held-out ones.
         held_out: pictures `[m, 3, H, W]` and their ids `[m, H, W]`, or None where nobody knows them. Watched only.
         film: so many held-out pictures' masks are kept at every watch, `extra["film"] [times, film, K, H, W]` uint8.
     """
     size = pictures.size if isinstance(pictures, Shapes) else pictures.shape[-1]
-    config = {"recipe": asdict(recipe), "rules": asdict(rules), "size": size, "seed": recipe.seed, "n": len(pictures)}
-    config["rules"]["temperature"] = list(rules.temperature)  # JSON has no tuples, and configurations are compared
+    config = {"rules": asdict(rules), "size": size, "n": len(pictures)}
+    config |= {"held_out": len(held_out[0]), "film": film, "watch_every": watch_every}
 
-    def fit_it(model: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
+    def fit_it(model: nn.Module, state: State) -> Fitted:
         change = jitter(rules.jitter)
         known = pictures.tensors[0] if isinstance(pictures, Shapes) else pictures
 
@@ -101,7 +101,7 @@ def train(
 
         return fit(model, loss, recipe, state=state, device=device, watch=watch, watch_every=watch_every, label=name)
 
-    return load_or_train(name, lambda: network(rules, size), fit_it, config, data)
+    return load_or_train(name, lambda: network(rules, size), fit_it, recipe, config, data)
 
 
 @torch.no_grad()

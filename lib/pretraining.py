@@ -7,7 +7,6 @@ of 64 px and two of 48 px, so steps and frames are equal, computation is not. Th
 """
 
 import math
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +17,12 @@ from open_clip import ClipLoss
 from torch import Tensor, nn
 
 from lib import ROOT
+from lib.committed import load_or_train
 from lib.data.movi import COLORS, MATERIALS, SHAPES, SIZES, MoviDataset, Scene
 from lib.models import small_vit
 from lib.models.backbones import IMAGENET, Backbone
 from lib.models.objectives import Contrast, Distillation, class_loss, patch_loss
-from lib.training import Recipe, Run, fit, load_or_train
+from lib.training import Fitted, Recipe, Run, State, fit
 
 OBJECTIVES = ("dino", "ibot", "clip")
 WORDS = ("", "a", ",", *SIZES, *COLORS, *MATERIALS, *SHAPES)
@@ -64,7 +64,8 @@ def train(
 ) -> Run:
     """Load or train one transformer on all frames of the train split; its `model` is the teacher's or the image tower.
 
-    Kept as `vit8_<objective>` (see `training.load_or_train`); `backbone` makes frozen tokens of it. The history has
+    Kept as `vit8_<objective>-HASH` (see `committed.load_or_train`), or committed without its hash, because
+    `models.backbones` loads it by that name; `backbone` makes frozen tokens of it. The history has
     `loss` every 20 steps; of DINO and iBOT `teacher_entropy` (log K where it says nothing), `marginal_entropy` (0
     where all images are the same to it) and `class_sd`, of CLIP `accuracy`: captions found among the batch's.
 
@@ -83,16 +84,15 @@ def train(
     method = SHARED | (CONTRAST if objective == "clip" else DISTILLATION)
     config = {
         "objective": objective,
-        "recipe": asdict(recipe),
         "width": width,
         "depth": depth,
-        "seed": seed,
-        "method": {k: list(v) if isinstance(v, tuple) else v for k, v in method.items()},
+        "method": method,
+        "optimiser": "AdamW",
         "scenes": len(dataset),
     }
     name = f"vit8_{objective}" + (f"-{seed}" if seed else "")
 
-    def fit_it(vit: nn.Module, state: Path) -> tuple[list, dict[str, Tensor]]:
+    def fit_it(vit: nn.Module, state: State) -> Fitted:
         scenes = dataset[:]
         if objective == "clip":
             model = Contrast(vit, len(WORDS), LENGTH)
@@ -100,12 +100,12 @@ def train(
             model = Distillation(vit, objective == "ibot", DISTILLATION["prototypes"])
         loss = partial(_contrast if objective == "clip" else _distil, scenes, recipe)
         optimiser = partial(torch.optim.AdamW, weight_decay=SHARED["weight_decay"])
-        found = fit(model, loss, recipe, state=state, device=device, label=name, optimiser=optimiser, save_every=100)
+        found = fit(model, loss, recipe, state=state, device=device, label=name, optimiser=optimiser)
         if objective != "clip":
             vit.load_state_dict(model.teacher["vit"].state_dict())
         return found
 
-    return load_or_train(name, lambda: small_vit.build(width, depth), fit_it, config, dataset.fingerprint)
+    return load_or_train(name, partial(small_vit.build, width, depth), fit_it, recipe, config, dataset.fingerprint)
 
 
 def backbone(objective: str, **settings) -> Backbone:

@@ -16,12 +16,15 @@ import pandas as pd
 import torch
 from IPython import get_ipython
 
-from lib import ROOT, checkpoints
+from lib import ROOT, provenance
+from lib.checkpoints import written
 
 #: Parameters that move no number by more than a verdict allows.
 ALIKE = {"device", "interactive"}
 #: What verdicts say instead, once `write` has found parameters that are not the defaults.
 _differ = ""
+#: Of each sweep that was read in this process: its rows by key, and whether they carry a note of `sweeps.run`.
+MARKED: dict[str, dict[str, bool]] = {}
 LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric", "papermill")
 
 
@@ -53,8 +56,7 @@ def write(
         headline: configuration and metric that `lib.run` shows in its table.
 
     Raises:
-        ValueError: a run lacks a key, or the headline names no configuration or metric of the runs, though the
-            parameters are the defaults.
+        ValueError: a run lacks a key, or the headline's metric is in no run.
     """
     global _differ
     _differ = _differences(notebook)
@@ -62,26 +64,24 @@ def write(
         if missing := {"config", "seed", "metrics"} - run.keys():
             raise ValueError(f"a run of {notebook} lacks {sorted(missing)}: {run}")
     summary = summarise(runs)
-    if headline[1] not in summary.get(headline[0], {}) and not _differ:
+    if not any(headline[1] in metrics for metrics in summary.values()):  # the configuration may have failed
         raise ValueError(f"headline {headline} is no configuration and metric of {notebook}: {list(summary)}")
     document = {
         "notebook": notebook,
         "profile": os.environ.get("SLOTS_PROFILE", "default"),
         "date": time.strftime("%Y-%m-%d"),
-        "revision": checkpoints.revision(),
+        "revision": provenance.revision(),
         "device": device,
         "versions": versions(),
         "data": data,
         "params": params,
+        "rows": {name: {"marked": sum(rows.values()), "all": len(rows)} for name, rows in MARKED.items()},
         "headline": {"config": headline[0], "metric": headline[1]},
         "runs": runs,
         "summary": summary,
     }
-    path = out() / "figures" / "results" / f"{notebook}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(_plain(document), indent=1) + "\n")
-    os.replace(temporary, path)
+    with written(out() / "figures" / "results" / f"{notebook}.json") as temporary:
+        temporary.write_text(json.dumps(_plain(document), indent=1) + "\n")
     return table(summary)
 
 
@@ -112,13 +112,18 @@ def means(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def table(summary: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
-    """A summary as text, one row a configuration: `0.93 ± 0.02`, or the bare mean of a single run."""
+    """A summary as text, one row a configuration: `0.93 ± 0.02`, or the bare mean of a single run.
+
+    Its corner says how many of the rows read so far other code measured, or a tree with uncommitted changes.
+    """
 
     def cell(value: dict[str, float]) -> str:
         spread = "" if math.isnan(value["sd"]) else f" ± {value['sd']:.3f}"
         return f"{value['mean']:.3f}{spread}" if value["n"] else "-"
 
-    return pd.DataFrame({c: {m: cell(v) for m, v in metrics.items()} for c, metrics in summary.items()}).T.fillna("-")
+    found = pd.DataFrame({c: {m: cell(v) for m, v in metrics.items()} for c, metrics in summary.items()}).T.fillna("-")
+    marks = [mark for rows in MARKED.values() for mark in rows.values()]
+    return found.rename_axis(columns=f"{sum(marks)} of {len(marks)} rows are marked" if any(marks) else None)
 
 
 def read(notebook: str, folder: Path | None = None) -> dict[str, Any]:
@@ -209,6 +214,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from torchvision import tv_tensors
 
-from lib import ROOT
+from lib import ROOT, checkpoints
+from lib.committed import load_or_train
 from lib.data.augment import Resize, training
 from lib.data.streethazards import CLASSES, IGNORE, StreetHazards
 from lib.metrics import segmentation
 from lib.models.segmenters import LITE0, Segmenter, step_memory
-from lib.training import Recipe, Run, fit, indices, load_or_train
+from lib.training import Fitted, Recipe, Run, State, fit, indices
 
 KNOWN = len(CLASSES) - 1  # classes a network has
 DRAWS = 200  # of the images, kept with every trial so that effects have intervals
@@ -95,6 +96,12 @@ def frames(root: Path, split: str) -> Frames:
     return Frames(root, split)
 
 
+@lru_cache
+def start_of(network: str) -> str:
+    """A hash of the weights that a pretrained network starts from; of the hub's, which it may lack, their name."""
+    return checkpoints.digest(Segmenter(network, KNOWN).network.encoder.state_dict()) if network == LITE0 else "the hub"
+
+
 @torch.no_grad()
 def matrices(
     model: nn.Module, data: Frames, transform: Callable, back: Callable | None = None, most: int = 10**9
@@ -144,11 +151,11 @@ class Trials:
         """train, validation or test."""
         return frames(self.root, name)
 
-    @property
-    def data(self) -> str:
-        """What rows of a sweep depend on beside their parameters."""
-        prints = " ".join(self.split(name).data.fingerprint for name in ("train", "validation", "test"))
-        return f"{prints} at {self.size[1]}x{self.size[0]}, batch {self.batch}, {self.precision}"
+    def data(self, held_out: str = "", network: str = LITE0, pretrained: bool = True, **_: Any) -> str:
+        """What a row of a sweep depends on beside its parameters: data, sizes, and the weights that it starts from."""
+        prints = " ".join(self.split(s).data.fingerprint for s in ("train", "validation", held_out) if s)
+        start = f"from {start_of(network)}" if pretrained else "from random weights"
+        return f"{prints} at {self.size[1]}x{self.size[0]}, batch {self.batch}, {self.precision}, {start}"
 
     def transform(self, treatment: str, crop: Sequence[int]) -> Callable:
         """The augmentation of a treatment, with frames at `size` where it does not scale."""
@@ -193,9 +200,8 @@ class Trials:
         model, transform = Segmenter(network, KNOWN, pretrained), self.transform(treatment, crop)
         memory, cuda = step_memory(model, self.batch, crop), torch.cuda.is_available() and self.device != "cpu"
         begun = time.perf_counter() if cuda else time.process_time()
-        history, _ = fit(
-            model, self.loss(recipe, transform), recipe, device=self.device, optimiser=OPTIMISERS[optimiser]
-        )
+        loss = self.loss(recipe, transform)
+        history = fit(model, loss, recipe, device=self.device, optimiser=OPTIMISERS[optimiser]).history
         seconds = (time.perf_counter() if cuda else time.process_time()) - begun
         validation, clean = self.split("validation"), Resize(self.size)
         seen = {
@@ -219,14 +225,15 @@ class Trials:
     def main(self, seed: int, steps: int, lr: float, crop: Sequence[int]) -> Run:
         """Load or train the model of the anomaly tables: all augmentations, longer, larger windows."""
         recipe = Recipe(steps, self.batch, lr, steps // 20, "poly", precision=self.precision, seed=seed)
-        config = {"treatment": "all", "crop": list(crop), "size": list(self.size), "network": LITE0}
-        config |= {"steps": steps, "batch": self.batch, "lr": lr, "precision": self.precision, "seed": seed}
+        config = {"treatment": "all", **TREATMENTS["all"], "crop": crop, "size": self.size, "network": LITE0}
+        config["weights"] = start_of(LITE0)
         loss, name = self.loss(recipe, self.transform("all", crop)), f"streethazards-main-{seed}"
 
-        def train(model: nn.Module, state: Path) -> tuple[list, dict]:
-            return fit(model, loss, recipe, state=state, save_every=50, device=self.device, label=name)
+        def train(model: nn.Module, state: State) -> Fitted:
+            return fit(model, loss, recipe, state=state, device=self.device, label=name)
 
-        return load_or_train(name, lambda: Segmenter(LITE0, KNOWN), train, config, self.split("train").data.fingerprint)
+        data = self.split("train").data.fingerprint
+        return load_or_train(name, lambda: Segmenter(LITE0, KNOWN), train, recipe, config, data)
 
 
 def resampled(found: NDArray[np.int64], batch: int = 0) -> str:

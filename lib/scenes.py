@@ -20,7 +20,7 @@ class Split:
     """One split of MOVi-A with its tokens: S scenes of T frames. Nothing is decoded or computed before it is asked for.
 
     Attributes:
-        name, fingerprint: of the split and of its data.
+        name, fingerprint: of the split, and of its data and frames: `569c3cd0d8f2[::2]`.
         about: what makes its tokens what they are, see `features.describe`.
         dim: channels C of a token.
         count: number of images, S x T.
@@ -31,7 +31,13 @@ class Split:
 
     def __init__(self, dataset: MoviDataset, backbone: nn.Module, size: int, grid: int, device: str = "cpu"):
         self._dataset, self._backbone, self._size, self._device = dataset, backbone, size, device
-        self.name, self.fingerprint, self.dim = dataset.split, dataset.fingerprint, backbone.dim
+        self.name, self.dim = dataset.split, backbone.dim
+        frames, chosen = dataset.frames, ""
+        if isinstance(frames, slice):
+            chosen = ":".join("" if v is None else str(v) for v in (frames.start, frames.stop, frames.step))
+        elif frames is not None:
+            chosen = ",".join(map(str, frames))
+        self.fingerprint = dataset.fingerprint + (f"[{chosen}]" if chosen else "")
         self.about = features.describe(backbone, size, grid)
 
     @cached_property

@@ -1,25 +1,28 @@
 """An ablation as one call: every configuration of a grid is run once, kept as one file, and never run again."""
 
 import fcntl
-import hashlib
-import inspect
 import itertools
 import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from types import ModuleType
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from lib import ROOT, checkpoints, results
+from lib import ROOT, provenance, results
+from lib.checkpoints import written
+from lib.provenance import as_json, short
 
 Row = dict[str, Any]
 WAIT = 1.0  # seconds between two looks at what other processes have claimed
+#: Names of checkpoints that a trial loads although other code trained them; filled by `committed.load_or_train`.
+FOREIGN: ContextVar[list[str] | None] = ContextVar("foreign", default=None)
 
 
 def run(
@@ -27,18 +30,18 @@ def run(
     grid: list[dict[str, Any]],
     *,
     name: str,
-    data: str,
-    code: Iterable[ModuleType] = (),
+    data: str | Callable[..., str],
     committed: Path | None = None,
     folder: Path | None = None,
     submit: Callable | None = None,
+    remeasure: bool | None = None,
 ) -> list[Row]:
     """Run `fn(**params)` for every `params` of the grid that has no result yet; return one row a configuration.
 
-    Introduced in notebooks/ex_dino2.ipynb. A result is known by a hash of its parameters, of `data` and of the code:
-    the source of the module that defines `fn` (of `fn` alone where that is a notebook) and of the modules in `code`.
-    Not covered: what those modules import, a notebook's globals and what `fn` closes over, library versions, the
-    device. Hand in what may change as a parameter.
+    Introduced in notebooks/ex_dino2.ipynb. A result is known by its parameters and by `data`, which together must say
+    everything that makes it. The code that measured it is recorded beside (`provenance.code`): a row that other code
+    measured, or a tree with changes that were not committed, is returned all the same, with a note that says so. One
+    printed line says where the rows come from.
 
     Several processes, also on machines that share the folder, may run the same sweep: each takes what no other has
     taken, and all return all rows. What a killed process had taken is free again. An interrupt keeps what is finished.
@@ -47,45 +50,56 @@ def run(
         fn: takes parameters by keyword, seed included, and returns metrics; both must be JSON.
         grid: the configurations; see `product`.
         name: of the sweep, for its folder and its progress bar, whose time left counts only what ran in this call.
-        data: fingerprint of the data that `fn` reads.
-        code: modules on which the result depends beside that of `fn`.
-        committed: a file of `save`. Its rows count as finished where parameters and data match, whatever the code was;
-            they carry a note that says so. May be missing. A failure that was committed is not tried again.
+        data: what else makes a result: fingerprints of data and weights; or a function of the parameters that says it.
+        committed: a file of `save`, whose rows count as finished. May be missing. A failure is not tried again.
         folder: where results are kept, one file each; `sweeps/<name>` under `results.out()` if None.
         submit: `submit(task, *args)` returns a future, such as `ThreadPoolExecutor().submit` or, of a dask client,
             `functools.partial(client.submit, pure=False)`; workers must see the folder. In this process if None.
+        remeasure: measure rows that have a note anew, and only these besides missing ones; `SLOTS_REMEASURE` if None.
 
     Returns:
-        Rows in the order of the grid: `{"params", "data", "revision", "metrics", "seconds"}`. A NaN is
-        None there. A failed configuration has no metrics but an "error", the last line of its traceback, which is kept
-        beside the results; it stops nothing else and is tried again by the next call.
+        Rows in the order of the grid: `{"params", "data", "revision", "code", "metrics", "seconds"}`, and "note". A NaN
+        is None there. A failed configuration has no metrics but an "error", the last line of its traceback, which is
+        kept beside the results; it stops nothing else and is tried again by the next call.
 
     Raises:
-        ValueError: a configuration is not JSON, the source of `fn` cannot be read, or `committed` is no file of `save`.
+        ValueError: a configuration is not JSON or not finite, the source of `fn` cannot be read, or `committed` is no
+            file of `save`.
     """
     folder = Path(folder or results.out() / "sweeps" / name)
-    folder.mkdir(parents=True, exist_ok=True)
-    grid = [_as_json(params, f"configuration {i} of sweep {name}") for i, params in enumerate(grid)]
-    known = _committed(committed)
-    source, revision, begun = fingerprint(fn, code), checkpoints.revision(), time.time()
-    paths = [folder / f"{_hash({'code': source, 'params': params, 'data': data})}.json" for params in grid]
-    rows = [_read(path) or known.get(_hash([params, data])) for path, params in zip(paths, grid, strict=True)]
-    heads = [{"params": params, "data": data, "revision": revision} for params in grid]
-    todo = [i for i, row in enumerate(rows) if row is None]
+    grid = [_params(params, f"configuration {i} of sweep {name}") for i, params in enumerate(grid)]
+    now = {"revision": provenance.revision(), "code": provenance.code(fn)}
+    heads = [{"params": p, "data": data(**p) if callable(data) else data} | now for p in grid]
+    keys, begun, known = [key(h["params"], h["data"]) for h in heads], time.time(), _committed(committed)
+    paths = [folder / f"{k}.json" for k in keys]
+    kept = [_noted(_read(path), now) for path in paths]
+    old = [_noted(known.get(k), now) for k in keys]
+    rows = [min((r for r in pair if r), key=partial(_doubt, now), default=None) for pair in zip(kept, old, strict=True)]
+    again = provenance.remeasure() if remeasure is None else remeasure
+    todo = [i for i, row in enumerate(rows) if row is None or (again and _doubt(now, row))]
+    origin = ["now" if i in {*todo} else "kept" if rows[i] is kept[i] else "old" for i in range(len(grid))]
     with tqdm(total=len(grid), initial=len(grid) - len(todo), desc=name, smoothing=0, leave=False) as bar:
         while todo:
-            tasks = {i: (fn, heads[i], paths[i], begun) for i in todo}
+            tasks = {i: (fn, heads[i], paths[i], begun, again) for i in todo}
+            left = {*todo}
             for i, row in _finished(tasks, submit):
-                rows[i] = row
                 if row is None:  # another process has it
                     continue
+                rows[i] = _noted(row, now)
+                left.remove(i)
                 bar.update()
                 if "error" in row:
                     bar.write(_portable(f"{name}: {row['params']} failed: {row['error']} ({_failure(paths[i])})"))
-            todo = [i for i in todo if rows[i] is None]
+            todo = sorted(left)
             if todo:
                 time.sleep(WAIT)
+    _report(name, rows, origin)
     return rows
+
+
+def key(params: dict[str, Any], data: str) -> str:
+    """By what a row is known."""
+    return short([params, data])
 
 
 def product(lists: dict[str, list]) -> list[dict[str, Any]]:
@@ -93,29 +107,22 @@ def product(lists: dict[str, list]) -> list[dict[str, Any]]:
     return [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
 
 
-def save(rows: list[Row], path: Path) -> None:
-    """Write rows to one JSON file, to be committed and handed to `run` as `committed`; failures are kept as such."""
-    _write(path, _portable(json.dumps({"rows": rows}, indent=1, allow_nan=False)) + "\n")
+def save(rows: list[Row], path: Path, beside: bool = False) -> None:
+    """Write rows to one JSON file, to be committed and handed to `run` as `committed`; failures are kept as such.
 
-
-def fingerprint(fn: Callable, code: Iterable[ModuleType] = ()) -> str:
-    """A hash of the source of `fn`'s module (of `fn` alone in a notebook or script) and of the modules in `code`.
-
-    Raises:
-        ValueError: there is no source to read.
+    Args:
+        beside: keep other rows of the file, such as those that a notebook has not asked for yet.
     """
-    try:
-        of_fn = fn if fn.__module__ == "__main__" else inspect.getmodule(fn)
-        sources = {module.__name__: inspect.getsource(module) for module in code}
-        return _hash([fn.__module__, fn.__qualname__, inspect.getsource(of_fn), sources])
-    except (OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"no source for {fn!r} or {code!r} ({error}); define it in a file or a cell") from error
+    known = _committed(path) if beside else {}
+    known |= {key(row["params"], row["data"]): row for row in rows}
+    bare = [{k: v for k, v in row.items() if k != "note"} for row in known.values()]
+    _write(path, _portable(json.dumps({"rows": bare}, indent=1, allow_nan=False)) + "\n")
 
 
-def _measure(fn: Callable, head: Row, path: Path, begun: float) -> Row | None:
+def _measure(fn: Callable, head: Row, path: Path, begun: float, again: bool) -> Row | None:
     """Run one configuration and keep its result; None where another process is at it. Needs the folder, no more."""
     locks = path.parent / "locks"
-    locks.mkdir(exist_ok=True)
+    locks.mkdir(parents=True, exist_ok=True)
     # The kernel frees this lock when its holder dies. The file stays: deleting it would let two hold "the" lock.
     with open(locks / path.stem, "w") as lock:
         try:
@@ -123,17 +130,21 @@ def _measure(fn: Callable, head: Row, path: Path, begun: float) -> Row | None:
         except BlockingIOError:
             return None
         failure = _failure(path)
-        if (row := _read(path)) is not None:
+        if (row := _read(path)) is not None and (not again or path.stat().st_mtime > begun):
             return row
         if failure.exists() and failure.stat().st_mtime > begun:  # another process tried it during this call
             return _failed(head, failure.read_text())
-        start = time.monotonic()
+        start, token = time.monotonic(), FOREIGN.set([])
         try:
-            metrics = _as_json(fn(**head["params"]), f"what {fn.__qualname__} returned")
+            metrics = as_json(_dict(fn(**head["params"])), f"what {fn.__qualname__} returned", strict=False)
         except Exception:
             _write(failure, traceback.format_exc())
             return _failed(head, traceback.format_exc())
-        row = head | {"metrics": metrics, "seconds": round(time.monotonic() - start, 3)}
+        finally:
+            foreign = FOREIGN.get()
+            FOREIGN.reset(token)
+        stamp = {"code": head["code"] + ("+" if foreign else "")}  # today's code, but not all of it
+        row = head | stamp | {"metrics": metrics, "seconds": round(time.monotonic() - start, 3)}
         _write(path, json.dumps(row, indent=1, allow_nan=False) + "\n")
         failure.unlink(missing_ok=True)
         return row
@@ -145,7 +156,7 @@ def _finished(tasks: dict[int, tuple], submit: Callable | None) -> Iterator[tupl
         yield from ((i, _measure(*task)) for i, task in tasks.items())
         return
     done: SimpleQueue = SimpleQueue()
-    futures = []
+    futures, lost = [], []
     try:
         for i, task in tasks.items():
             futures.append(submit(_measure, *task))
@@ -154,13 +165,49 @@ def _finished(tasks: dict[int, tuple], submit: Callable | None) -> Iterator[tupl
             i, future = done.get()
             try:
                 yield i, future.result()
-            except Exception as error:  # the worker died, or the task could not be sent to it
+            except Exception:  # the worker died, perhaps of another task; or the task could not be sent to it
+                lost.append(i)
+        for i in lost:  # each alone, so that who kills a worker takes no other with it
+            try:
+                futures.append(submit(_measure, *tasks[i]))
+                yield i, futures[-1].result()
+            except Exception as error:
                 text = "".join(traceback.format_exception(error))
                 _write(_failure(tasks[i][2]), text)
                 yield i, _failed(tasks[i][1], text)
     finally:
         for future in futures:
             future.cancel()
+
+
+def _noted(row: Row | None, now: dict[str, str]) -> Row | None:
+    """The row with a "note" where it does not say what was run: other code, or changes that were not committed."""
+    if row is None:
+        return None
+    notes = ["measured by other code"] if row.get("code") != now["code"] else []
+    notes += ["with uncommitted changes"] if row["revision"].endswith("+") else []
+    bare = {k: v for k, v in row.items() if k != "note"}
+    return bare | ({"note": ", ".join(notes)} if notes else {})
+
+
+def _doubt(now: dict[str, str], row: Row) -> int:
+    """What measuring a row anew would give: 2 today's code, 1 a revision that says what it was, 0 nothing."""
+    return 2 * (row.get("code") != now["code"]) or int(row["revision"].endswith("+") > now["revision"].endswith("+"))
+
+
+def _report(name: str, rows: list[Row], origin: list[str]) -> None:
+    """One line: where the rows come from, and what is not known of them."""
+    parts = []
+    for kind, words in (("old", "committed"), ("kept", "of earlier runs"), ("now", "measured now")):
+        some = [row for row, o in zip(rows, origin, strict=True) if o == kind]
+        notes = [n for row in some for n in row.get("note", "").split(", ") if n]
+        said = [f"{notes.count(n)} {n}" for n in dict.fromkeys(notes)] + [
+            f"{n} failed" for n in (sum("error" in row for row in some),) if n
+        ]
+        parts.append(f"{len(some)} {words}" + (f" ({', '.join(said)})" if said else ""))
+    print(f"{name}: {len(rows)} rows: {', '.join(parts)}")
+    marks = {key(row["params"], row["data"]): "note" in row for row in rows}
+    results.MARKED[name] = results.MARKED.get(name, {}) | marks
 
 
 def _failed(head: Row, text: str) -> Row:
@@ -182,37 +229,32 @@ def _committed(path: Path | None) -> dict[str, Row]:
         return {}
     try:
         rows = json.loads(Path(path).read_text())["rows"]
-        note = f"from {Path(path).name}, measured at revision {{}}; its code was not compared"
-        return {_hash([row["params"], row["data"]]): row | {"note": note.format(row["revision"])} for row in rows}
+        return {key(row["params"], row["data"]): row | {"revision": str(row["revision"])} for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of sweeps.save ({error!r}); restore it with git checkout") from error
 
 
-def _as_json(value: Any, what: str) -> dict[str, Any]:
-    """A dict as JSON gives it back: NaN is None, a tuple is a list."""
+def _params(params: Any, what: str) -> dict[str, Any]:
+    if not isinstance(params, dict):
+        raise ValueError(f"{what} is no dict but {params!r}")
+    return as_json(params, what)
+
+
+def _dict(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{what} is no dict but {value!r}")
-    try:
-        text = json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} is not JSON ({error}): {value!r}; use str, bool, int, float, list, dict") from error
-    return json.loads(text, parse_constant=lambda _: None)
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        raise ValueError(f"a trial must return a dict, not {value!r:.100}")
+    return value
 
 
 def _read(path: Path) -> Row | None:
     """A kept result; None where there is none, or none that can be read."""
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        row = json.loads(path.read_text())
+        return row if {"params", "data", "revision", "metrics"} <= row.keys() else None
+    except (FileNotFoundError, ValueError, AttributeError):
         return None
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with written(path) as temporary:
+        temporary.write_text(text)

@@ -1,27 +1,36 @@
-"""Training loops: one `fit` for every model, resumable to the bit, and `load_or_train`, the hinge of every notebook.
+"""The training loop: one `fit` for every model, resumable to the bit.
 
 Randomness of step `s` comes from `(seed, s)` alone: batches and noise are functions of the step, so a run that was
 killed and resumed needs no generator state to go on exactly where it would have been.
 """
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from lib import ROOT, checkpoints, results
-from lib.checkpoints import CheckpointError
+from lib import checkpoints
+from lib.checkpoints import CheckpointError, OneLine
 
 
-class Diverged(RuntimeError):
+class Diverged(OneLine, RuntimeError):
     """The loss is not finite. The message names the step and the last good checkpoint."""
+
+
+class Interrupted(OneLine, KeyboardInterrupt):
+    """A training was interrupted; the message says where it goes on."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,12 @@ class Recipe:
     precision: str = "32-true"
     seed: int = 0
 
+    def __post_init__(self):
+        if self.steps < 0 or self.batch < 1:
+            raise ValueError(
+                f"steps is {self.steps} and batch {self.batch}; train at least 0 steps of at least 1 sample"
+            )
+
     def lr_at(self, step: int) -> float:
         """The learning rate at `step`, counted from 0."""
         if self.schedule not in ("poly", "cosine", "constant"):
@@ -60,6 +75,22 @@ class Recipe:
         if self.schedule == "poly":
             return self.lr * (1 - progress) ** 0.9
         return self.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run keeps what it needs to go on, and what it must equal to be gone on with, in JSON."""
+
+    path: Path
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns."""
+
+    history: list[dict[str, float]]  # one row a logged step: step, loss and whatever the loss function reported
+    film: dict[str, Tensor]  # what was watched, stacked over time
+    seconds: float  # of training, over all resumed parts
 
 
 @dataclass
@@ -87,16 +118,16 @@ def fit(
     loss: Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]],
     recipe: Recipe,
     *,
-    state: Path | None = None,
-    save_every: int = 200,
+    state: State | None = None,
+    save_every: float = 60.0,
     log_every: int = 20,
     device: str = "auto",
     watch: Callable[[nn.Module, int], dict[str, float | Tensor]] | None = None,
     watch_every: int = 0,
     label: str = "training",
     optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Train `model` in place; returns its history and the tensors that were watched, stacked over time.
+) -> Fitted:
+    """Train `model` in place.
 
     Introduced in notebooks/ex_slot1.ipynb.
 
@@ -105,103 +136,95 @@ def fit(
         loss: `loss(model, step)` draws the batch of that step (see `indices`) and returns the loss and statistics to
             show, such as the entropy of the masks.
         recipe: steps, rates, precision, seed.
-        state: where to keep what a resumed run needs, every `save_every` steps; a state that is there is resumed.
+        state: where to keep what a resumed run needs; one that is there is resumed if it is of the same run.
+        save_every: seconds between two states; one is also kept on an interrupt, and at the end.
         device: "auto", "cpu" or "cuda"; a named device that is missing is an error, never a silent fallback.
         watch: `watch(model, step)` every `watch_every` steps and at the end, in eval mode without gradients: slower
             measures on held-out data, joined to the history row of that step, and tensors such as masks for a film.
-
-        optimiser: `optimiser(parameters, lr)`; not part of what a resumed state is compared by.
+        optimiser: `optimiser(parameters, lr)`.
 
     Raises:
         Diverged: the loss is not finite.
-        CheckpointError: `state` belongs to another configuration.
+        Interrupted: by the user, after the step that was under way; a second interrupt does not wait for its end.
+        ValueError: a batch of one for a model with BatchNorm.
     """
-    fabric = Fabric(accelerator=_accelerator(device), devices=1, precision=recipe.precision)
+    if recipe.batch == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        raise ValueError(f"{label}: a batch of one has no statistics for BatchNorm; use a batch of 2 or more")
+    fabric = Fabric(
+        accelerator=_accelerator(device), devices=1, precision=recipe.precision, plugins=[LightningEnvironment()]
+    )  # of one process, whatever a scheduler has started
     wrapped, optimiser = fabric.setup(model, optimiser(model.parameters(), recipe.lr))
-    start, history, film = _resume(state, model, optimiser, recipe) if state else (0, [], {})
-    last_good = f"{state} (step {start})" if start else "none yet"
+    about = {"recipe": asdict(recipe)} | (state.about if state else {})
+    start, history, film, before = _resume(state.path, model, optimiser, about) if state else (0, [], {}, 0.0)
+    begun = kept_at = time.monotonic()
+    kept = start
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=label, leave=False)
-    for step in bar:
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        optimiser.param_groups[0]["lr"] = recipe.lr_at(step)
-        value, statistics = loss(wrapped, step)
-        if not torch.isfinite(value):
-            raise Diverged(
-                f"{label}: the loss is {value.item()} at step {step}; last good checkpoint: {last_good}. "
-                f"Lower lr ({recipe.lr}) or clip ({recipe.clip}), or train in 32-true"
-            )
-        optimiser.zero_grad()
-        fabric.backward(value)
-        fabric.clip_gradients(wrapped, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
-        optimiser.step()
-        done = step + 1
-        row = {"step": done, "loss": value.item(), **statistics}
-        watched = watch is not None and ((watch_every and done % watch_every == 0) or done == recipe.steps)
-        if watched:
-            for key, seen in _watch(watch, wrapped, done).items():
-                if isinstance(seen, Tensor):
-                    film[key] = torch.cat([film[key], seen[None].cpu()]) if key in film else seen[None].cpu()
-                else:
-                    row[key] = seen
-        if watched or done % log_every == 0 or done == recipe.steps:
-            history.append(row)
-            bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "step"})
-        if state and (done % save_every == 0 or done == recipe.steps):
-            _save_state(state, model, optimiser, recipe, done, history, film)
-            last_good = f"{state} (step {done})"
-    return history, film
+    try:
+        with _patient() as asked:
+            for step in bar:
+                torch.manual_seed(recipe.seed * 1_000_003 + step)
+                optimiser.param_groups[0]["lr"] = recipe.lr_at(step)
+                value, statistics = loss(wrapped, step)
+                if not torch.isfinite(value):
+                    raise Diverged(
+                        f"{label}: the loss is {value.item()} at step {step}; last good checkpoint: "
+                        f"{f'{state.path} (step {kept})' if kept else 'none yet'}. "
+                        f"Lower lr ({recipe.lr}) or clip ({recipe.clip}), or train in 32-true"
+                    )
+                optimiser.zero_grad()
+                fabric.backward(value)
+                fabric.clip_gradients(wrapped, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
+                optimiser.step()
+                done = step + 1
+                row = {"step": done, "loss": value.item(), **statistics}
+                watched = watch is not None and ((watch_every and done % watch_every == 0) or done == recipe.steps)
+                if watched:
+                    for key, seen in _watch(watch, wrapped, done).items():
+                        if isinstance(seen, Tensor):
+                            film[key] = torch.cat([film[key], seen[None].cpu()]) if key in film else seen[None].cpu()
+                        else:
+                            row[key] = seen
+                if watched or done % log_every == 0 or done == recipe.steps:
+                    history.append(row)
+                    bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "step"})
+                now = time.monotonic()
+                if state and (asked or now - kept_at >= save_every or done == recipe.steps):
+                    header = about | {"step": done, "history": history, "seconds": before + now - begun}
+                    _save_state(state.path, model, optimiser, header, film)
+                    kept, kept_at = done, now
+                if asked:
+                    raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        again = f"at step {kept}; run again to go on" if kept else "and nothing is kept; run again to begin anew"
+        raise Interrupted(f"{label}: interrupted {again}") from None
+    return Fitted(history, film, before + time.monotonic() - begun)
 
 
-def load_or_train(
-    name: str,
-    build: Callable[[], nn.Module],
-    train: Callable[[nn.Module, Path], tuple[list[dict[str, float]], dict[str, Tensor]]],
-    config: dict[str, Any],
-    data: str,
-) -> Run:
-    """Load the checkpoint `name` when its recorded configuration and data match; otherwise train and keep it.
+def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Floats in half precision, but for tensors with values that it cannot hold; the rest as it is."""
+    largest = torch.finfo(torch.float16).max
+    small = {k for k, v in tensors.items() if v.is_floating_point() and (not v.numel() or v.abs().max() <= largest)}
+    return {k: v.to(torch.float16) if k in small else v for k, v in tensors.items()}
 
-    Introduced in notebooks/ex_slot1.ipynb. Looked for in the run's output folder first, then among the committed ones.
-    A committed checkpoint is never overwritten by a run with other settings: new ones go to the output folder.
 
-    Args:
-        build: makes the model, from torch's generator, which is seeded with `config["seed"]` here.
-        train: `train(model, state)` trains in place, resuming from the path `state`, and returns the history and
-            tensors worth keeping.
-        config: everything that makes the run what it is, JSON-able; compared exactly.
-        data: fingerprint of the data.
-    """
-    torch.manual_seed(config["seed"])
-    model = build()
-    wanted = {"config": config, "data": data}
-    for folder in (results.out() / "checkpoints", ROOT / "checkpoints"):
-        path = folder / f"{name}.safetensors"
-        if not path.exists():
-            continue
-        tensors, header = checkpoints.load(path)
-        if {k: header.get(k) for k in wanted} == wanted:
-            model.load_state_dict({k[6:]: v.float() for k, v in tensors.items() if k.startswith("model.")})
-            return Run(model.eval(), header, {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")})
-    path = results.out() / "checkpoints" / f"{name}.safetensors"
-    state = path.with_suffix(".state.safetensors")
-    begun = time.monotonic()
-    history, extra = train(model, state)
-    header = wanted | {
-        "seed": config["seed"],
-        "history": history,
-        "metrics": history[-1],
-        "seconds": round(time.monotonic() - begun, 1),
-        "device": results.device_name(next(model.parameters()).device),
-        "versions": results.versions(),
-    }
-    # What is measured from here on is what is on disk: weights pass through half precision in both branches.
-    weights = checkpoints.half(model.cpu().state_dict())
-    checkpoints.save(
-        path, {f"model.{k}": v for k, v in weights.items()} | {f"extra.{k}": v for k, v in extra.items()}, header
-    )
-    state.unlink(missing_ok=True)
-    model.load_state_dict({k: v.float() for k, v in weights.items()})
-    return Run(model.eval(), header, extra)
+@contextmanager
+def _patient() -> Iterator[list]:
+    """Within, a first interrupt only makes the list non-empty, so that a step is whole; a second one interrupts."""
+    asked: list[int] = []
+
+    def later(*_: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(1)
+
+    if threading.current_thread() is not threading.main_thread():  # no other is interrupted
+        yield asked
+        return
+    usual = signal.signal(signal.SIGINT, later)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, usual or signal.default_int_handler)
 
 
 def _accelerator(device: str) -> str:
@@ -220,19 +243,26 @@ def _watch(watch: Callable[[nn.Module, int], dict], model: nn.Module, step: int)
     return row
 
 
-def _save_state(path: Path, model: nn.Module, optimiser, recipe: Recipe, step: int, history: list, film: dict) -> None:
+def _save_state(path: Path, model: nn.Module, optimiser, header: dict[str, Any], film: dict[str, Tensor]) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"film.{k}": v for k, v in film.items()}
     for i, values in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
-    checkpoints.save(path, tensors, {"recipe": asdict(recipe), "step": step, "history": history})
+    checkpoints.save(path, tensors, header)
 
 
-def _resume(path: Path, model: nn.Module, optimiser, recipe: Recipe) -> tuple[int, list, dict[str, Tensor]]:
+def _resume(path: Path, model: nn.Module, optimiser, about: dict) -> tuple[int, list, dict[str, Tensor], float]:
+    """Step, history, film and seconds so far; all begins anew, with a line that says so, if the state is another's."""
+    fresh = (0, [], {}, 0.0)
     if not path.exists():
-        return 0, [], {}
-    tensors, header = checkpoints.load(path)
-    if header.get("recipe") != asdict(recipe):
-        raise CheckpointError(f"{path} was written by another recipe ({header.get('recipe')}); delete it to start over")
+        return fresh
+    try:
+        tensors, header = checkpoints.load(path)
+    except CheckpointError as error:
+        print(f"{error}; training begins anew")
+        return fresh
+    if {k: header.get(k) for k in about} != about or not {"step", "history", "seconds"} <= header.keys():
+        print(f"{path.name} is of another configuration, other data or other code; training begins anew")
+        return fresh
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -240,4 +270,5 @@ def _resume(path: Path, model: nn.Module, optimiser, recipe: Recipe) -> tuple[in
             _, i, name = key.split(".")
             state.setdefault(int(i), {})[name] = value
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
-    return header["step"], header["history"], {k[5:]: v for k, v in tensors.items() if k.startswith("film.")}
+    film = {k[5:]: v for k, v in tensors.items() if k.startswith("film.")}
+    return header["step"], header["history"], film, header["seconds"]

@@ -1,7 +1,10 @@
 """The trials of ex_dino3 and ex_dino4, for `sweeps.run`: configuration and seed in, measures on the test split out."""
 
+import json
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -71,12 +74,9 @@ class Trials:
         """Where models are trained, thresholds chosen, and tables measured."""
         return "train", "validation" if self.held_out == "test" else "train", self.held_out
 
-    @property
-    def data(self) -> str:
-        """What rows of a sweep depend on beside their parameters: the data, the tokens, and which frames."""
-        fingerprints = "-".join(self.scenes("ours", n).fingerprint for n in self.splits)
-        strides = "+".join(str(s) for s in self.strides)
-        return f"{fingerprints} {self.backbone}/{strides}/{self.image_px}px, frames 1/{self.every}, batch {self.batch}"
+    def data(self, config: str = "ours", **_: Any) -> str:
+        """What a row of a sweep depends on beside its parameters: data and frames, tokens, batch and precision."""
+        return described(self, config if config in SOURCES else "ours")
 
     def scenes(self, config: str, name: str, grid: int = 32, every: int | None = None) -> Split:
         """A split with the tokens of a configuration."""
@@ -174,6 +174,15 @@ class Trials:
         seen = following.follow(model, videos, every)
         found = {stage: following.measure(seen, videos, every, **how) for stage, how in stages.items()}
         return {s: m[0] for s, m in found.items()} | {"frames": found["raw"][1], "threshold": threshold}
+
+
+@lru_cache
+def described(trials: Trials, config: str) -> str:
+    """See `Trials.data`."""
+    splits = [trials.scenes(config, n) for n in trials.splits]
+    about = {k: v for k, v in splits[0].about.items() if k != "grid"}  # trials take more than one
+    prints = "-".join(s.fingerprint for s in splits)
+    return f"{prints} {json.dumps(about)}, batch {trials.batch}, {trials.precision}"
 
 
 def control_masks(name: str, split: Split, seed: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lib import checkpoints
 from lib.checkpoints import CheckpointError
@@ -39,8 +40,6 @@ def test_damage_is_named_with_its_remedy(tmp_path, damage):
 
 
 def test_strangers_and_absent_files(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"a": torch.ones(1)}, tmp_path / "stranger.safetensors")
     with pytest.raises(CheckpointError, match="no checkpoint of this workbook"):
         checkpoints.load(tmp_path / "stranger.safetensors")
@@ -48,6 +47,41 @@ def test_strangers_and_absent_files(tmp_path):
         checkpoints.load(tmp_path / "absent.safetensors")
 
 
-def test_half_precision_touches_only_floats():
-    made = checkpoints.half({"w": torch.ones(2), "n": torch.tensor([1, 2])})
-    assert made["w"].dtype == torch.float16 and made["n"].dtype == torch.int64
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [("[]", "no dict but"), ("null", "no dict but None"), ("[" * 100_000, "nested|recursion"),
+     ('{"a":' * 40 + "1" + "}" * 40, "nested more than 30"), ('"' + "x" * 21_000_000 + '"', "21,000,002 bytes")],
+)  # fmt: skip
+def test_a_provenance_that_attacks_is_refused(tmp_path, provenance, message):
+    save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"provenance": provenance})
+    with pytest.raises(CheckpointError, match=rf"x.safetensors is damaged.*({message})"):
+        checkpoints.load(tmp_path / "x.safetensors")
+    assert checkpoints.about(tmp_path / "x.safetensors") == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(tmp_path, value):
+    checkpoints.save(tmp_path / "x.safetensors", {"a": torch.tensor([1.0, value])}, {})
+    with pytest.raises(CheckpointError, match="x.safetensors.*a holds values that are not finite"):
+        checkpoints.load(tmp_path / "x.safetensors")
+
+
+def test_tied_weights_are_kept_apart(tmp_path):
+    tied = torch.nn.Linear(3, 3)
+    tied.other = tied.weight
+    checkpoints.save(tmp_path / "x.safetensors", tied.state_dict() | {"part": tied.weight[:2]}, {})
+    loaded, _ = checkpoints.load(tmp_path / "x.safetensors")
+    assert torch.equal(loaded["weight"], loaded["other"]) and torch.equal(loaded["part"], tied.weight[:2])
+
+
+def test_what_cannot_be_written_names_the_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/x.safetensors cannot be written"):
+        checkpoints.save(tmp_path / "file" / "x.safetensors", {"a": torch.ones(1)}, {})
+    with (
+        pytest.raises(OSError, match="y cannot be written .*No space"),
+        checkpoints.written(tmp_path / "y") as temporary,
+    ):
+        temporary.symlink_to("/dev/full")  # a disk without room
+        temporary.write_text("x" * 100_000)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,5 +1,6 @@
 """Training on frozen tokens and measuring masks, on a split small enough to know the answer."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from lib import discovery
 from lib.discovery import Rules
 from lib.models.dinosaur import Dinosaur
-from lib.training import Recipe
+from lib.training import Fitted, Recipe
 
 SMALL = {"num_slots": 3, "slot_dim": 8, "hidden_dim": 16}
 RECIPE = Recipe(3, batch=2, lr=1e-3, warmup=1)
@@ -28,13 +29,36 @@ def model(**changes):
 def test_equal_rules_load_and_changed_rules_train(data, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
     first = discovery.train("d", data, Rules(model=SMALL), RECIPE, device="cpu")
-    written = (tmp_path / "checkpoints" / "d.safetensors").stat().st_mtime_ns
+    (file,) = (tmp_path / "checkpoints").glob("d-??????.safetensors")
+    written = file.stat().st_mtime_ns
     again = discovery.train("d", data, Rules(model=SMALL), RECIPE, device="cpu")
-    assert (tmp_path / "checkpoints" / "d.safetensors").stat().st_mtime_ns == written
     assert first.header["config"] == again.header["config"] and len(first.history) == len(again.history)
     other = discovery.train("d", data, Rules(model=SMALL, area=0.02), RECIPE, device="cpu")
     assert other.header["config"]["rules"]["area"] == 0.02
-    assert (tmp_path / "checkpoints" / "d.safetensors").stat().st_mtime_ns > written
+    assert file.stat().st_mtime_ns == written and len(list(file.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rules": Rules(model=SMALL | {"input_norm": "none"})},
+        {"rules": Rules(model=SMALL, area=1.0, diversity=1.0)},
+        {"recipe": Recipe(3, batch=2, lr=1e-3, warmup=1, precision="bf16-true")},
+        {"data": "def"},
+        {"network": partial(Dinosaur, iterations=2)},
+        {"watch_every": 1},
+    ],
+    ids=["input norm", "weights of the loss", "precision", "data", "network", "watched"],
+)
+def test_no_two_trainings_share_a_file(data, tmp_path, monkeypatch, change):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    other = SimpleNamespace(**{**vars(data), "fingerprint": change.pop("data", data.fingerprint)})
+    seen = []
+    monkeypatch.setattr(discovery, "fit", lambda m, loss, r, *, state, **_: seen.append(state) or Fitted([{}], {}, 0.0))
+    alike = {"rules": Rules(model=SMALL), "recipe": RECIPE, "device": "cpu", "held_out": data}
+    discovery.train("d", data, **alike)
+    discovery.train("d", other, **(alike | change))
+    assert seen[0].path.name != seen[1].path.name and seen[0].about != seen[1].about
 
 
 def test_a_trained_model_knows_the_statistics_of_its_tokens(data, tmp_path, monkeypatch):

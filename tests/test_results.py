@@ -148,3 +148,13 @@ def test_no_comment_shows_when_rendered(document):
         assert not re.search("<!--|-->|&lt;!--|--&gt;", shown), document
         rows = [line for line in text.splitlines() if re.match(r"\s*\|[\s:|-]+\|\s*$", line)]
         assert html.count("<table>") == len(rows), f"{document}: a table is not rendered as one"
+
+
+def test_tables_and_documents_count_the_rows_that_are_marked(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    monkeypatch.setattr(results, "MARKED", {"a": {"x": True, "y": False}, "b": {"z": True}})
+    assert results.table(results.summarise(RUNS)).columns.name == "2 of 3 rows are marked"
+    results.write("nb", RUNS, params={}, data=DATA, headline=("ours", "fg_ari"))
+    assert results.read("nb", tmp_path)["rows"] == {"a": {"marked": 1, "all": 2}, "b": {"marked": 1, "all": 1}}
+    monkeypatch.setattr(results, "MARKED", {})
+    assert results.table(results.summarise(RUNS)).columns.name is None

@@ -122,7 +122,9 @@ def test_a_trial_is_a_function_of_its_parameters(root, tmp_path):
     assert first["loss"] != rows[1]["metrics"]["loss"]
     assert first["parameters"] == 3_300_829 and len(first["draws"]["clean"].split()) == 200
     assert first["iou"].keys() >= {"road", "unlabeled"} and "anomaly" not in first["iou"]
-    assert "40x24" in t.data and "test n=4" in t.data
+    known = t.data(**grid[0])
+    assert "40x24" in known and "validation n=3" in known and known.endswith("from random weights")
+    assert known != t.data() == t.data(pretrained=True) and "test n=4" in t.data("test")
 
 
 def test_a_batch_of_one_is_refused_before_anything_is_read():

@@ -4,17 +4,17 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import ModuleType
 
 import pytest
 
-from lib import ROOT, sweeps
+from lib import ROOT, provenance, sweeps
 
 #: A module as a user's would be: what it ran is on disk, because a second process may be the one that runs it.
 JOB = """
@@ -41,6 +41,12 @@ if __name__ == "__main__":
     rows = sweeps.run(job.train, grid, name="shared", data="d", folder=folder)
     assert [row["params"] for row in rows] == grid and all(row["metrics"] for row in rows)
 """
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    """A tree without changes, whatever is being worked on."""
+    monkeypatch.setattr(provenance, "revision", lambda: "abc")
 
 
 @pytest.fixture
@@ -76,34 +82,42 @@ def test_a_finished_configuration_is_never_run_twice(sweep):
     assert sweep.ran() == ["x", "yy", "zzz"]
 
 
-def test_parameters_data_and_code_each_make_it_another_result(sweep, job, tmp_path):
-    other = ModuleType("other")
-    other.__file__ = str(tmp_path / "other.py")
-    sys.modules["other"] = other
-    try:
-        (tmp_path / "other.py").write_text("LAYERS = 1\n")
-        sweep(["x"])
-        sweep(["x"], data="e")
-        sweep(["x"], code=[other])
-        sweep(["x"], code=[other])
-        assert len(sweep.ran()) == 3
-        (tmp_path / "other.py").write_text("LAYERS = 22\n")
-        sweep(["x"], code=[other])
-        assert len(sweep.ran()) == 4, "a module named in `code` has changed"
-        (tmp_path / "job.py").write_text(JOB + "\n\nLAYERS = 2\n")
-        sweep(["x"])
-        assert len(sweep.ran()) == 5, "the module of the function has changed"
-    finally:
-        del sys.modules["other"]
+def test_parameters_and_data_make_it_another_result(sweep, tmp_path):
+    for options in ({}, {"data": "e"}, {"data": lambda a, log: f"of {a}"}):
+        sweep(["x"], **options)
+        sweep(["x"], **options)
+    assert sweep.ran() == ["x"] * 3
+    assert sweep(["x"], data=lambda a, log: f"of {a}")[0]["data"] == "of x"
 
 
-def test_functions_of_one_module_and_of_a_notebook_are_told_apart(job):
-    namespace = {"__name__": "__main__"}
-    exec("def cell(a): return {}", namespace)
-    assert sweeps.fingerprint(job.train) != sweeps.fingerprint(sweeps.save)
-    assert sweeps.fingerprint(sweeps.run) != sweeps.fingerprint(sweeps.save)
-    with pytest.raises(ValueError, match="no source"):
-        sweeps.fingerprint(namespace["cell"])
+def test_other_code_marks_a_result_and_measures_it_anew_on_demand(sweep, tmp_path, capsys, monkeypatch):
+    (first,) = sweep(["x"])
+    assert "note" not in first and len(first["code"]) == 12
+    assert "test: 1 rows: 0 committed, 0 of earlier runs, 1 measured now" in capsys.readouterr().out
+    (tmp_path / "job.py").write_text(JOB + "\n# only a comment\n")
+    assert "note" not in sweep(["x"])[0]
+    (tmp_path / "job.py").write_text(JOB + "\n\nLAYERS = 2\n")
+    assert sweep(["x"])[0] == first | {"note": "measured by other code"} and sweep.ran() == ["x"]
+    assert "1 of earlier runs (1 measured by other code), 0 measured now" in capsys.readouterr().out
+    monkeypatch.setenv("SLOTS_REMEASURE", "1")
+    rows = sweep(["x", "yy"])
+    assert sweep.ran() == ["x", "x", "yy"] and not any("note" in row for row in rows)
+    sweep(["x", "yy"])
+    assert len(sweep.ran()) == 3, "only what is marked"
+
+
+def test_a_tree_with_changes_is_told_and_measured_anew_once_it_is_clean(sweep, monkeypatch):
+    for revision, ran in (("abc+", 1), ("abc+", 1), ("def", 2), ("def", 2)):
+        monkeypatch.setattr(provenance, "revision", lambda revision=revision: revision)
+        (row,) = sweep(["x"], remeasure=True)
+        assert len(sweep.ran()) == ran and ("with uncommitted changes" in row.get("note", "")) == (revision == "abc+")
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_parameter_that_is_not_finite_is_refused(value, tmp_path):
+    """JSON has none of the three; as None they would be one configuration."""
+    with pytest.raises(ValueError, match="configuration 0 of sweep t is not JSON"):
+        sweeps.run(lambda a: {}, [{"a": value}], name="t", data="d", folder=tmp_path)
 
 
 def test_a_failure_is_reported_stops_nothing_and_is_tried_again(sweep, tmp_path, capsys):
@@ -170,7 +184,7 @@ def test_a_function_that_returns_no_metrics_has_failed(returned, tmp_path):
         return returned
 
     (row,) = sweeps.run(train, [{"a": 1}], name="t", data="d", folder=tmp_path)
-    assert "train returned" in row["error"] and not list(tmp_path.glob("*.json"))
+    assert re.search("train returned|must return a dict", row["error"]) and not list(tmp_path.glob("*.json"))
 
 
 def test_product():
@@ -182,7 +196,7 @@ def test_product():
     ]
 
 
-def test_committed_rows_stand_in_for_runs_whatever_the_code_is(sweep, tmp_path):
+def test_committed_rows_stand_in_for_runs_whatever_the_code_is(sweep, tmp_path, capsys, monkeypatch):
     path = tmp_path / "figures" / "sweep.json"
     assert [r["metrics"]["score"] for r in sweep(["x"], committed=path)] == [1], "nothing is committed yet"
     measured = sweep(["x", "yy", "fails"])
@@ -192,7 +206,11 @@ def test_committed_rows_stand_in_for_runs_whatever_the_code_is(sweep, tmp_path):
     rows = sweep(["yy", "fails"], committed=path)
     assert sweep.ran() == before, "neither the result nor the failure is tried again"
     assert rows[0]["metrics"] == measured[1]["metrics"] and rows[1]["error"] == measured[2]["error"]
-    assert all(row["revision"] == "abc" and "sweep.json" in row["note"] and "abc" in row["note"] for row in rows)
+    assert all(row["revision"] == "abc" and row["note"] == "measured by other code" for row in rows)
+    assert (
+        "1 committed (1 measured by other code, 1 failed), 1 of earlier runs (1 measured by other code)"
+        in capsys.readouterr().out
+    )
     assert "note" not in sweep(["yy", "new"], data="e", committed=path)[0], "other data are another result"
     assert len(sweep.ran()) == len(before) + 2
 
@@ -236,6 +254,24 @@ def test_a_worker_that_dies_is_a_failed_configuration(sweep, tmp_path):
     assert list((tmp_path / "out" / "sweeps" / "test").glob("*.failed.txt"))
 
 
+def test_who_kills_a_worker_takes_no_other_with_it(sweep):
+    """All that a dying worker held is lost with it; each is then tried alone, and only the culprit fails again."""
+    tried = []
+
+    def submit(task, fn, head, *rest):
+        future, together = Future(), len(tried) < 3
+        tried.append(head["params"]["a"])
+        if together or head["params"]["a"] == "kills":
+            future.set_exception(MemoryError("the worker was killed"))
+        else:
+            future.set_result(task(fn, head, *rest))
+        return future
+
+    rows = sweep(["x", "kills", "yy"], submit=submit)
+    assert [row["metrics"].get("score") for row in rows] == [1, None, 2] and "killed" in rows[1]["error"]
+    assert tried == ["x", "kills", "yy"] * 2
+
+
 def test_dask_runs_a_sweep(sweep):
     distributed = pytest.importorskip("distributed")
     with (
@@ -270,11 +306,11 @@ def test_two_processes_share_a_sweep_and_one_may_be_killed(job, tmp_path):
         while "slow" not in (tmp_path / "log").read_text() and time.monotonic() < until:
             time.sleep(0.05)
         params = {"a": "slow", "seed": 0, "log": str(tmp_path / "log")}
-        head = {"params": params, "data": "d", "revision": "r"}
-        key = sweeps._hash({"code": sweeps.fingerprint(job.train), "params": params, "data": "d"})
+        head = {"params": params, "data": "d", "revision": "r", "code": "c"}
+        key = sweeps.key(params, "d")
         claim = functools.partial(sweeps._measure, lambda **_: {"score": 1}, head, tmp_path / "kept" / f"{key}.json")
-        assert claim(time.time()) is None, "it is taken"
+        assert claim(time.time(), False) is None, "it is taken"
     finally:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-    assert claim(time.time())["metrics"] == {"score": 1}, "and free again"
+    assert claim(time.time(), False)["metrics"] == {"score": 1}, "and free again"

@@ -7,13 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lib import checkpoints, training
+from lib import checkpoints, committed, provenance, sweeps, training
 from lib.checkpoints import CheckpointError
-from lib.training import Recipe, fit, indices, load_or_train
+from lib.committed import load_or_train
+from lib.training import Recipe, State, fit, indices
 
 DATA = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
 
@@ -34,7 +36,7 @@ def loss_of(recipe, nap=0.0):
 
 def test_it_learns_and_keeps_a_history():
     recipe = Recipe(steps=200, lr=1e-2, warmup=10)
-    history, _ = fit(model(), loss_of(recipe), recipe, log_every=50, device="cpu")
+    history = fit(model(), loss_of(recipe), recipe, log_every=50, device="cpu").history
     assert [row["step"] for row in history] == [50, 100, 150, 200]
     assert history[-1]["loss"] < 0.5 * history[0]["loss"] and "batch_mean" in history[0]
 
@@ -71,10 +73,10 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path):
         return value * (float("nan") if step == 12 else 1), {}
 
     with pytest.raises(
-        training.Diverged, match=r"nan at step 12; last good checkpoint: .*x.state.safetensors.*step 10"
+        training.Diverged, match=r"nan at step 12; last good checkpoint: .*x.state.safetensors.*step 12"
     ):
-        fit(model(), loss, recipe, state=state, save_every=5, device="cpu")
-    assert checkpoints.load(state)[1]["step"] == 10
+        fit(model(), loss, recipe, state=State(state), save_every=0, device="cpu")
+    assert checkpoints.load(state)[1]["step"] == 12
 
 
 def test_watching_does_not_disturb():
@@ -86,7 +88,7 @@ def test_watching_does_not_disturb():
         assert not net.training and not torch.is_grad_enabled()
         return {"noise": float(torch.rand(())), "step_seen": step, "film": torch.full((2,), step)}
 
-    history, film = fit(watched, loss_of(recipe), recipe, device="cpu", watch=watch, watch_every=7)
+    history, film, _ = fit(watched, loss_of(recipe), recipe, device="cpu", watch=watch, watch_every=7)
     assert [r["step_seen"] for r in history if "step_seen" in r] == [7, 14, 21, 28, 30]
     assert film["film"].tolist() == [[s, s] for s in (7, 14, 21, 28, 30)]
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), watched.parameters(), strict=True))
@@ -95,12 +97,12 @@ def test_watching_does_not_disturb():
 def train_in_this_process(folder: Path, nap: float) -> None:
     """Run by the test below in a process of its own, which is killed once and started again."""
     recipe, net = Recipe(steps=60, lr=1e-2, warmup=5), model()
-    history, film = fit(
+    history, film, _ = fit(
         net,
         loss_of(recipe, nap),
         recipe,
-        state=folder / "state.safetensors",
-        save_every=7,
+        state=State(folder / "state.safetensors"),
+        save_every=0,
         device="cpu",
         watch=lambda _, step: {"film": torch.tensor(step)},
         watch_every=3,
@@ -126,17 +128,89 @@ def test_resume_after_kill_9_is_bit_for_bit(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (killed / "final.safetensors").exists()
     step = checkpoints.load(killed / "state.safetensors")[1]["step"]
-    assert 7 <= step < 60, "it was killed on the way"
+    assert 1 <= step < 60, "it was killed on the way"
     assert start(nap=0).wait() == 0
     (a, head_a), (b, head_b) = (checkpoints.load(f / "final.safetensors") for f in (straight, killed))
     assert all(torch.equal(a[k], b[k]) for k in a) and head_a["history"] == head_b["history"]
 
 
-def test_a_state_of_another_recipe_is_refused(tmp_path):
-    state = tmp_path / "state.safetensors"
-    fit(model(), loss_of(Recipe(steps=5)), Recipe(steps=5), state=state, device="cpu")
-    with pytest.raises(CheckpointError, match="another recipe.*delete it"):
-        fit(model(), loss_of(Recipe(steps=9)), Recipe(steps=9), state=state, device="cpu")
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: fit(model(), loss_of(Recipe(5)), Recipe(5), state=State(path), device="cpu"),
+        lambda path: fit(model(), loss_of(Recipe(9)), Recipe(9), state=State(path, {"data": "b"}), device="cpu"),
+        lambda path: checkpoints.save(path, {"model.0.weight": torch.ones(1)}, {"recipe": {"steps": 9}, "step": 3}),
+        lambda path: path.write_bytes(b"half a file"),
+    ],
+    ids=["recipe", "data", "older design", "damaged"],
+)
+def test_a_state_of_another_run_is_not_gone_on_with(tmp_path, capsys, write):
+    """The weights are those of a run that found no state, and one line says that it begins anew."""
+    write(tmp_path / "state.safetensors")
+    capsys.readouterr()
+    resumed, alone, recipe = model(), model(), Recipe(steps=9)
+    found = fit(
+        resumed, loss_of(recipe), recipe, state=State(tmp_path / "state.safetensors", {"data": "a"}), device="cpu"
+    )
+    fit(alone, loss_of(recipe), recipe, device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), alone.parameters(), strict=True))
+    assert len(found.history) == 1 and "begins anew" in capsys.readouterr().out
+
+
+def interrupting(step, times=1):
+    """A loss that sends SIGINT to its own process in one step, as a user's Ctrl-C would."""
+
+    def loss(net, now):
+        if now == step:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return loss_of(Recipe(20))(net, now)
+
+    return loss
+
+
+def test_an_interrupt_ends_the_step_keeps_it_and_is_one_line(tmp_path):
+    recipe, state = Recipe(steps=20), State(tmp_path / "x.state.safetensors")
+    with pytest.raises(KeyboardInterrupt, match="interrupted at step 8; run again to go on") as stopped:
+        fit(model(), interrupting(7), recipe, state=state, device="cpu", label="x")
+    assert stopped.value._render_traceback_() == ["Interrupted: x: interrupted at step 8; run again to go on"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed, straight = model(), model()
+    fit(resumed, loss_of(recipe), recipe, state=state, device="cpu")
+    fit(straight, loss_of(recipe), recipe, device="cpu")
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), straight.parameters(), strict=True))
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path):
+    with pytest.raises(training.Interrupted, match="nothing is kept"):
+        fit(model(), interrupting(7, 2), Recipe(20), state=State(tmp_path / "x.safetensors"), device="cpu")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_state_is_kept_by_the_clock_and_seconds_add_up(tmp_path, monkeypatch):
+    kept, clock, real = [], iter(range(0, 10_000, 25)), checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda p, t, h: kept.append(h["step"]) or real(p, t, h))
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))  # 25 s a step
+    state, recipe = State(tmp_path / "x.safetensors"), Recipe(steps=20)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), interrupting(7), recipe, state=state, device="cpu")
+    assert kept == [3, 6, 8], "every 60 s, and on the interrupt"
+    assert fit(model(), loss_of(recipe), recipe, state=state, device="cpu").seconds == 8 * 25 + 12 * 25 + 25
+
+
+def test_one_process_trains_whatever_a_scheduler_has_started(monkeypatch):
+    for key, value in {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "x", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}.items():
+        monkeypatch.setenv(key, value)
+    recipe = Recipe(steps=1)
+    assert len(fit(model(), loss_of(recipe), recipe, device="cpu").history) == 1
+
+
+def test_a_batch_of_one_is_refused_where_it_has_no_statistics():
+    norm = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    with pytest.raises(ValueError, match="batch of one.*use a batch of 2"):
+        fit(norm, lambda net, s: (net(DATA[:1]).sum(), {}), Recipe(steps=1, batch=1), device="cpu")
+    with pytest.raises(ValueError, match="steps is -1"):
+        Recipe(steps=-1)
 
 
 @pytest.mark.parametrize(("device", "message"), [("cuda", "no GPU"), ("gpu", "auto, cpu or cuda")])
@@ -147,25 +221,130 @@ def test_a_device_that_is_not_there_is_an_error(device, message):
         fit(model(), loss_of(Recipe(steps=1)), Recipe(steps=1), device=device)
 
 
-def test_load_or_train(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """An output folder and a workbook without checkpoints; `run(...)` loads or trains "thing" and counts trainings."""
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(committed, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "revision", lambda: "abc")
     trained = []
 
-    def train(net, state):
-        trained.append(1)
-        recipe = Recipe(steps=20, lr=1e-2)
-        history, _ = fit(net, loss_of(recipe), recipe, state=state, device="cpu")
-        return history, {"film": torch.arange(3)}
+    def run(seed=0, data="data 1", build=model, steps=20, **config):
+        recipe = Recipe(steps=steps, lr=1e-2, seed=seed)
 
-    def run(seed=0, data="data 1"):
-        return load_or_train("thing", model, train, {"seed": seed, "steps": 20}, data)
+        def train(net, state):
+            trained.append(state.path.name)
+            found = fit(net, loss_of(recipe), recipe, state=state, device="cpu")
+            return found._replace(film={"film": torch.arange(3)})
 
-    first, second = run(), run()
-    assert len(trained) == 1, "the second time it is loaded"
-    x = DATA[:3]
+        return load_or_train("thing", build, train, recipe, config, data)
+
+    run.trained, run.folder = trained, tmp_path / "out" / "checkpoints"
+    return run
+
+
+def test_load_or_train(house, capsys):
+    first = house()
+    assert "thing: trains 20 steps; there is no checkpoint of that name" in capsys.readouterr().out
+    second, x = house(), DATA[:3]
+    assert len(house.trained) == 1 and not capsys.readouterr().out, "the second time it is loaded"
     assert torch.equal(first.model(x), second.model(x)), "trained and loaded are the same, to the bit"
     assert second.history == first.history and torch.equal(second.extra["film"], torch.arange(3))
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["thing.safetensors"], "no state left behind"
-    run(seed=1)
-    run(seed=1, data="data 2")
-    assert len(trained) == 3, "another configuration or other data is trained"
+    (file,) = house.folder.iterdir()
+    assert file.name.startswith("thing-") and len(file.stem) == len("thing-") + 6, "no state left behind"
+    house(seed=1)
+    assert "has config.recipe.seed 0, here 1" in capsys.readouterr().out
+    house(seed=1, data="data 2")
+    house(area=(0.5, 1.0), precision="16-true")
+    assert "config.area nothing, here [0.5, 1.0]; config.precision nothing, here 16-true" in capsys.readouterr().out
+    house(area=(0.5, 1.0), precision="16-true")
+    assert len(house.trained) == 4 and len(set(house.trained)) == 4, "another configuration has another state"
+    assert len(list(house.folder.iterdir())) == 4, "and another file"
+
+
+def test_a_killed_run_goes_on_only_with_the_same_configuration(house, monkeypatch, capsys):
+    real = training.Fitted
+
+    def killed(*_):
+        raise OSError("killed")
+
+    monkeypatch.setattr(training, "Fitted", killed)
+    for settings in ({"area": 0.0}, {"area": 1.0}):
+        with pytest.raises(OSError, match="killed"):
+            house(**settings)
+    monkeypatch.setattr(training, "Fitted", real)
+    states = sorted(p.name for p in house.folder.glob("*.state.safetensors"))
+    assert len(states) == 2, "each its own"
+    house(area=1.0)
+    assert len(list(house.folder.glob("*.state.safetensors"))) == 1
+
+
+class Scaled(nn.Linear):
+    """Stands for a model of `lib`: its settings are part of what it is."""
+
+    def __init__(self, scale):
+        super().__init__(4, 1)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.scale * super().forward(x)
+
+
+Scaled.__module__ = "lib.models.decoders"  # whose code it is said to be of
+
+
+def test_other_code_of_the_model_trains_anew_and_says_why(house, capsys, monkeypatch):
+    house(build=lambda: Scaled(1.0))
+    house(build=lambda: Scaled(1.0))
+    assert len(house.trained) == 1
+    capsys.readouterr()
+    house(build=lambda: Scaled(25.0))
+    assert len(house.trained) == 2 and "was trained by other code of the model" in capsys.readouterr().out
+
+
+def test_other_code_of_the_training_is_loaded_and_told_until_all_is_measured_anew(house, monkeypatch):
+    house()
+    (path,) = house.folder.iterdir()
+    tensors, header = checkpoints.load(path)
+    checkpoints.save(path, tensors, header | {"code": header["code"] | {"training": "other"}})
+
+    def trial(a):
+        return {"loss": house().history[-1]["loss"]}
+
+    (row,) = sweeps.run(trial, [{"a": 1}], name="s", data="d")
+    assert len(house.trained) == 1 and row["note"] == "measured by other code" and row["code"].endswith("+")
+    monkeypatch.setenv("SLOTS_REMEASURE", "1")
+    (row,) = sweeps.run(trial, [{"a": 1}], name="s", data="d")
+    assert len(house.trained) == 2 and not row["code"].endswith("+")
+    assert checkpoints.load(path)[1]["code"]["training"] != "other"
+
+
+def test_a_checkpoint_that_is_not_of_this_model_is_named(house):
+    house()
+    (path,) = house.folder.iterdir()
+    tensors, header = checkpoints.load(path)
+    checkpoints.save(path, tensors | {"model.0.weight": torch.ones(2, 2)}, header)
+    with pytest.raises(CheckpointError, match=rf"{path.name} holds no weights of this model .*0.weight.*delete it"):
+        house()
+
+
+def test_no_steps_are_refused(house):
+    with pytest.raises(ValueError, match="thing: steps is 0; train at least one"):
+        house(steps=0)
+
+
+def test_half_precision_keeps_what_it_cannot_hold():
+    large = {"w": torch.ones(2), "v": torch.tensor([1.0, 7e4]), "n": torch.tensor(2**24 + 1), "none": torch.empty(0)}
+    made = training.half(large)
+    assert [made[k].dtype for k in large] == [torch.float16, torch.float32, torch.int64, torch.float16]
+    counted = nn.BatchNorm1d(2)
+    checkpoints.fill(counted, counted.state_dict() | {"num_batches_tracked": torch.tensor(2**24 + 1)}, Path("x"))
+    assert counted.num_batches_tracked == 2**24 + 1
+
+
+def test_numbers_of_numpy_are_kept_with_the_weights(house, monkeypatch):
+    monkeypatch.setitem(
+        globals(), "loss_of", lambda recipe: lambda net, s: (net(DATA).pow(2).mean(), {"a": np.float32(0.5)})
+    )
+    house()
+    assert house().history[-1]["a"] == 0.5

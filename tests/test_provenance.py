@@ -1,0 +1,317 @@
+"""A stamp changes with the code that is run and with nothing else; what is committed says where it is from."""
+
+import ast
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lib import ROOT, alarms, checkpoints, discovery, pixels, provenance, scenes, trials
+from lib.comparison import Comparison
+from lib.models.dinosaur import Dinosaur
+from lib.models.faults import Projected
+from lib.trials import Trials
+
+MODULE = '''"""Says what it is."""
+from lib.metrics import objects
+FAR = 25
+
+class A:
+    """A class."""
+    def f(self, x: int = 1):
+        """A method."""
+        # why
+        return f"{x:>{FAR}} {x!r} a" + u"b" * FAR
+'''
+
+
+def tree(source):
+    return provenance._parsed(source)[0]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda s: s.replace("Says what it is.", "Says more."),
+        lambda s: s.replace("        # why\n", "        # because\n\n"),
+        lambda s: s.replace('"""A method."""\n', "").replace('    """A class."""\n', ""),
+        lambda s: s.replace("x: int = 1", "x: int=1").replace('u"b"', "'b'"),
+        lambda s: s.replace("def f(self, x: int = 1):", "def f(\n        self,\n        x: int = 1,\n    ):"),
+        lambda s: s.replace(' a" +', '" " a" +'),
+    ],
+    ids=["docstring", "comment", "without docstrings", "spacing", "lines", "text in two pieces"],
+)
+def test_prose_and_layout_are_no_code(edit):
+    assert edit(MODULE) != MODULE and tree(edit(MODULE)) == tree(MODULE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("FAR = 25", "FAR = 1"), ("{x!r}", "{x}"), (">{FAR}", "<{FAR}"), ("x: int = 1", "x: int = 2"), ("* FAR", "+ FAR")],
+)
+def test_everything_else_is(old, new):
+    assert tree(MODULE.replace(old, new)) != tree(MODULE)
+
+
+def test_the_tree_is_spelled_alike_by_every_python():
+    """Known by value, so that another Python's difference shows; fields that only newer ones have are left out."""
+    assert tree(MODULE) == "5e510ed20881"
+    node = ast.parse("def f(): pass").body[0]
+    node.type_params, plain = [ast.Constant(1)], ast.parse("def f(): pass").body[0]
+    assert provenance._tree(node) == provenance._tree(plain)
+    cut = ast.JoinedStr([ast.Constant("a"), ast.Constant(""), ast.Constant("b")])
+    assert provenance._tree(cut) == provenance._tree(ast.JoinedStr([ast.Constant("ab")]))
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch):
+    """A `lib` of its own: `code()` is the stamp of `lib.far.run`, `write` changes a module."""
+    (tmp_path / "lib" / "deep").mkdir(parents=True)
+    modules = {
+        "far": "from lib import near, plots\nfrom lib.deep import deepest\n\ndef run():\n    return near.f()\n",
+        "near": "def f():\n    from lib import late\n    return late.LATE\n",
+        "late": "LATE = 1\n",
+        "deep/__init__": "",
+        "deep/deepest": "import lib.far\n",
+        "plots": "COLOUR = 1\n",
+        "road_figures": "COLOUR = 1\n",
+        "alone": "NOTHING = 1\n",
+    }
+
+    def write(name, text):
+        (tmp_path / "lib" / f"{name}.py").write_text(text)
+
+    def code():
+        found = {}
+        provenance._module("lib.far", found)
+        return found
+
+    for name, text in modules.items():
+        write(name, text)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    code.write = write
+    return code
+
+
+def test_a_module_counts_with_all_that_it_imports(house):
+    assert sorted(house()) == ["lib.deep", "lib.deep.deepest", "lib.far", "lib.late", "lib.near"]
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"), [("late", True), ("deep/deepest", True), ("plots", False), ("alone", False)]
+)
+def test_a_change_far_down_counts_and_one_of_a_drawing_module_does_not(house, name, counts):
+    before = house()
+    house.write(name, "LATE = 2\nNEW = 3\n")
+    assert (house() != before) == counts
+
+
+NOTEBOOK = """
+from functools import partial
+import torch
+from lib import refine
+from lib.data.shapes import Shapes
+
+KEEP = ("fg_ari", "mbo")
+SCORES = {"one": lambda x: x + 1}
+steps = 100
+train = Shapes(2)
+
+def helper(x):
+    return x * 2
+
+def unused(x):
+    return x * 3
+
+@torch.no_grad()
+def trial(seed):
+    # a comment
+    def inner():
+        return helper(seed)
+    return {"a": inner(), "kept": KEEP, "scores": SCORES, "steps": steps, "n": len(train)}
+"""
+
+
+@pytest.fixture(scope="module")
+def stamps(tmp_path_factory):
+    """Stamps of `trial` in variants of NOTEBOOK, all run in one process."""
+    folder = tmp_path_factory.mktemp("notebook")
+    edits = {
+        "as it is": ("", ""),
+        "comment": ("# a comment", "# another"),
+        "unused": ("x * 3", "x * 4"),
+        "setting": ("steps = 100", "steps = 200"),
+        "own source": ("len(train)", "len(train) + 1"),
+        "helper": ("x * 2", "x * 5"),
+        "constant": ('"fg_ari", "mbo"', '"fg_ari",'),
+        "function in a constant": ("x + 1", "x + 2"),
+        "module": ("helper(seed)", "refine.merge"),
+    }
+    code = "import json, runpy, sys\nfrom lib import provenance\nfound = {}\nfor path in sys.argv[1:]:\n"
+    code += "    names = runpy.run_path(path, run_name='__main__')\n    trial = names['trial']\n"
+    code += "    names['trial'].__wrapped__.__globals__.update(names)\n"
+    code += "    found[path] = provenance.code(names['trial'])\nprint(json.dumps(found))\n"
+    paths = {}
+    for name, (old, new) in edits.items():
+        paths[name] = folder / f"{name}.py"
+        paths[name].write_text(NOTEBOOK.replace(old, new) if old else NOTEBOOK)
+    command = [sys.executable, "-c", code, *map(str, paths.values())]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout)
+    return {name: found[str(path)] for name, path in paths.items()}
+
+
+@pytest.mark.parametrize("edit", ["comment", "unused", "setting"])
+def test_a_notebook_function_is_not_changed_by(stamps, edit):
+    assert stamps[edit] == stamps["as it is"]
+
+
+@pytest.mark.parametrize("edit", ["own source", "helper", "constant", "function in a constant", "module"])
+def test_a_notebook_function_is_changed_by(stamps, edit):
+    assert stamps[edit] != stamps["as it is"]
+
+
+def test_what_has_no_source_is_an_error():
+    namespace = {"__name__": "__main__"}
+    exec("def cell(a): return {}", namespace)
+    with pytest.raises(ValueError, match="no source"):
+        provenance.code(namespace["cell"])
+
+
+def test_trials_depend_on_the_models_and_not_on_the_roads():
+    found = {}
+    provenance._collect(Trials().trained, found)
+    assert {"lib.trials", "lib.models.dinosaur", "lib.metrics.objects", "lib.refine", "lib.training"} <= found.keys()
+    assert not {"lib.roads", "lib.plots", "lib.results"} & found.keys()
+
+
+def test_a_model_is_its_modules_of_lib_and_their_settings():
+    stamp = provenance.code_of_model
+    assert stamp(Dinosaur(4)) == stamp(Dinosaur(8)), "weights and shapes are compared by themselves"
+    others = (Dinosaur(4, mask_temperature=0.3), Projected(4, trainable=True), nn.Linear(2, 2))
+    assert len({stamp(m) for m in (Dinosaur(4), *others)}) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), {1, 2}, object(), {"a": [float("inf")]}])
+def test_what_is_not_json_is_refused(value):
+    with pytest.raises(ValueError, match="the setting is not JSON"):
+        provenance.as_json({"lr": value}, "the setting")
+
+
+def test_json_knows_numbers_of_numpy_and_torch():
+    value = {"a": np.float32(0.5), "b": np.int64(3), "c": torch.tensor(2), "d": (1, 2), "e": np.bool_(True)}
+    assert provenance.as_json(value, "x") == {"a": 0.5, "b": 3, "c": 2, "d": [1, 2], "e": True}
+    assert provenance.as_json({"a": np.float32("nan")}, "x", strict=False) == {"a": None}
+
+
+def test_frames_are_part_of_a_splits_fingerprint(monkeypatch):
+    """Twelve frames from the start and every second of 24 are as many, and not the same."""
+    monkeypatch.setattr(scenes.features, "describe", lambda *_: {"grid": 4})
+
+    def fingerprint(frames):
+        data = SimpleNamespace(split="test", fingerprint="abc", frames=frames)
+        return scenes.Split(data, SimpleNamespace(dim=1), 8, 4).fingerprint
+
+    chosen = (None, slice(0, 12), slice(None, None, 2), slice(None, None, 8), (0, 3, 5), (0,))
+    assert [fingerprint(f) for f in chosen] == ["abc", "abc[0:12:]", "abc[::2]", "abc[::8]", "abc[0,3,5]", "abc[0]"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"precision": "32-true"}, {"batch": 3}, {"every": 4}, {"strides": (2,)}, {"image_px": 128},
+     {"held_out": "validation"}, {"backbone": "efficientnet_lite1"}],
+    ids=str,
+)  # fmt: skip
+def test_all_that_makes_a_row_is_in_its_data(monkeypatch, change):
+    def split(name, grid, *, backbone, strides, size, frames, root):
+        about = {"backbone": backbone, "weights": f"of {backbone}", "strides": strides, "size": size, "grid": grid}
+        return SimpleNamespace(fingerprint=f"{name}{frames}", about=about)
+
+    monkeypatch.setattr(trials, "split", split)
+    trials.described.cache_clear()
+    assert Trials().data() == Trials().data(config="original", seed=1, steps=3) != Trials(**change).data()
+    assert "of random_vits14" in Trials().data(config="random_vits14")
+    assert Trials().data(config="pixels") != Trials().data()
+    trials.described.cache_clear()
+
+
+def test_weights_and_precision_are_in_the_data_of_a_comparison():
+    def data(weights, precision):
+        found = Comparison(precision=precision)
+        about = {"weights": weights}
+        vars(found).update({k: SimpleNamespace(fingerprint=k, about=about) for k in ("train", "test")})
+        return found.data
+
+    assert len({data("a", "bf16-mixed"), data("b", "bf16-mixed"), data("a", "32-true")}) == 3
+
+
+def test_a_new_score_is_another_anomaly_row(monkeypatch):
+    monkeypatch.setattr(alarms.Hazards, "kinds", lambda self: ["cow"])
+    hazards = alarms.Hazards(SimpleNamespace(data=lambda held_out: f"data of {held_out}"))
+    before = hazards.data(seed=0, steps=1)
+    assert before.startswith("data of test") and hazards.data(seed=1) == before
+    monkeypatch.setitem(alarms.SCORES, "mine", alarms.SCORES["msp"])
+    assert hazards.data() != before
+    assert alarms.Hazards(hazards.trials, draws=7).data() != hazards.data()
+    before = hazards.data()
+    monkeypatch.setattr(alarms.Hazards, "kinds", lambda self: ["dog"])
+    assert hazards.data() != before
+
+
+COMPLETE = {f"ex_slot{i}": pixels.Rules for i in range(1, 6)} | {"ex_dino1": discovery.Rules}
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_rows_hold_every_setting_of_their_rules(name):
+    rows = json.loads((ROOT / "figures" / "results" / f"sweep_{name}.json").read_text())["rows"]
+    trained = [r["params"]["rules"] for r in rows if "rules" in r["params"]]
+    names = {f.name for f in fields(COMPLETE[name])}
+    assert trained and all(rules.keys() == names for rules in trained)
+
+
+#: Committed rows that cannot be proven: from a tree with changes that were not committed, or without a stamp of the
+#: code that measured them. These numbers only fall.
+UNPROVEN = {
+    "sweep_backbone.json": 60,
+    "sweep_backbone_norms.json": 270,
+    "sweep_backbone_untrained.json": 9,
+    "sweep_ex_comparison.json": 36,
+    "sweep_ex_dino1.json": 24,
+    "sweep_ex_dino2.json": 99,
+    "sweep_ex_dino3.json": 30,
+    "sweep_ex_dino4_followed.json": 3,
+    "sweep_ex_dino4_small.json": 27,
+    "sweep_ex_dino4_trained.json": 12,
+    "sweep_ex_dino4_untrained.json": 8,
+    "sweep_ex_slot1.json": 9,
+    "sweep_ex_slot2.json": 6,
+    "sweep_ex_slot3.json": 3,
+    "sweep_ex_slot4.json": 6,
+    "sweep_ex_slot5.json": 6,
+    "sweep_streethazards.json": 84,
+    "sweep_streethazards_anomalies.json": 3,
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "figures" / "results").glob("sweep_*.json")), ids=lambda p: p.stem)
+def test_committed_rows_say_what_measured_them(path):
+    rows = json.loads(path.read_text())["rows"]
+    unproven = [r for r in rows if r["revision"].endswith("+") or r.get("code", "+").endswith("+")]
+    assert len(unproven) == UNPROVEN.get(path.name, 0), "more than were allowed, or fewer: then lower the number here"
+    assert all("note" not in r for r in rows)
+
+
+CHECKPOINTS = sorted((ROOT / "checkpoints").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_committed_checkpoints_carry_their_names_hash_and_a_stamp(path):
+    header = checkpoints.about(path)
+    own = provenance.short({k: header[k] for k in ("config", "data")})[:6]
+    assert path.stem.startswith("vit8_") or path.stem.endswith(f"-{own}")
+    assert len(header["code"]["model"]) == 12 and header["config"]["recipe"]["seed"] == header["seed"]
