@@ -24,7 +24,7 @@ from lib.data.augment import Resize, training
 from lib.data.streethazards import CLASSES, IGNORE, StreetHazards
 from lib.metrics import segmentation
 from lib.models.segmenters import LITE0, Segmenter, step_memory
-from lib.training import Fitted, Recipe, Run, State, fit, indices
+from lib.training import Fitted, Recipe, Run, State, check_batch, fit, indices
 
 KNOWN = len(CLASSES) - 1  # classes a network has
 DRAWS = 200  # of the images, kept with every trial so that effects have intervals
@@ -198,6 +198,7 @@ class Trials:
         recipe = Recipe(steps, self.batch, lr, steps // 20, schedule, precision=self.precision, seed=seed)
         torch.manual_seed(seed)
         model, transform = Segmenter(network, KNOWN, pretrained), self.transform(treatment, crop)
+        check_batch(model, self.batch)
         memory, cuda = step_memory(model, self.batch, crop), torch.cuda.is_available() and self.device != "cpu"
         begun = time.perf_counter() if cuda else time.process_time()
         loss = self.loss(recipe, transform)

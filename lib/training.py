@@ -113,6 +113,12 @@ def indices(recipe: Recipe, step: int, n: int) -> Tensor:
     return torch.randint(n, (recipe.batch,), generator=generator)
 
 
+def check_batch(model: nn.Module, batch: int) -> None:
+    """Raises ValueError: a batch of one for a model with BatchNorm, which has no statistics of one value."""
+    if batch == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        raise ValueError("a batch of one has no statistics for BatchNorm; use a batch of 2 or more")
+
+
 def fit(
     model: nn.Module,
     loss: Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]],
@@ -148,8 +154,7 @@ def fit(
         Interrupted: by the user, after the step that was under way; a second interrupt does not wait for its end.
         ValueError: a batch of one for a model with BatchNorm.
     """
-    if recipe.batch == 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
-        raise ValueError(f"{label}: a batch of one has no statistics for BatchNorm; use a batch of 2 or more")
+    check_batch(model, recipe.batch)
     fabric = Fabric(
         accelerator=_accelerator(device), devices=1, precision=recipe.precision, plugins=[LightningEnvironment()]
     )  # of one process, whatever a scheduler has started
