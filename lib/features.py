@@ -11,6 +11,7 @@ import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
@@ -24,6 +25,8 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from tqdm.auto import tqdm
 
 from lib import ROOT
+from lib.data.movi import MoviDataset
+from lib.models import backbones
 
 
 class FeatureError(RuntimeError):
@@ -211,3 +214,68 @@ def _weights(module: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:12]
+
+
+class Split:
+    """One split of MOVi-A with its tokens: S scenes of T frames. Nothing is decoded or computed before it is asked for.
+
+    Attributes:
+        name, fingerprint: of the split, and of its data and frames: `569c3cd0d8f2[::2]`.
+        about: what makes its tokens what they are, see `describe`.
+        dim: channels C of a token.
+        count: number of images, S x T.
+        features: the tokens, from the cache or computed once, see `compute`.
+        video: uint8 `[S, T, H, W, 3]`.
+        truth: uint8 `[S, T, H, W]`, 0 background, object i has id i + 1.
+    """
+
+    def __init__(self, dataset: MoviDataset, backbone: nn.Module, size: int, grid: int, device: str = "cpu"):
+        self._dataset, self._backbone, self._size, self._device = dataset, backbone, size, device
+        self.name, self.dim = dataset.split, backbone.dim
+        frames, chosen = dataset.frames, ""
+        if isinstance(frames, slice):
+            chosen = ":".join("" if v is None else str(v) for v in (frames.start, frames.stop, frames.step))
+        elif frames is not None:
+            chosen = ",".join(map(str, frames))
+        self.fingerprint = dataset.fingerprint + (f"[{chosen}]" if chosen else "")
+        self.about = describe(backbone, size, grid)
+
+    @cached_property
+    def count(self) -> int:
+        return len(self._dataset) * len(self._dataset[0].masks)
+
+    @cached_property
+    def features(self) -> Features:
+        return compute(self._backbone, self._dataset, self._size, self.about["grid"], device=self._device)
+
+    @cached_property
+    def video(self) -> np.ndarray:
+        return np.stack([self._dataset[i].video for i in range(len(self._dataset))])
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        return np.stack([self._dataset[i].masks for i in range(len(self._dataset))])
+
+    def images(self) -> tuple[Tensor, Tensor]:
+        """All frames as `[S * T, 3, H, W]` in 0..1 and their ids `[S * T, H, W]`."""
+        pictures = torch.from_numpy(self.video).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+        return pictures, torch.from_numpy(self.truth).flatten(0, 1).long()
+
+
+def split(
+    name: str,
+    grid: int,
+    *,
+    backbone: str = "efficientnet_lite0",
+    strides: tuple[int, ...] | None = (2, 4),
+    size: int = 256,
+    frames: slice | tuple[int, ...] | None = None,
+    root: Path | str = ROOT / "data" / "movi_a",
+    device: str = "cpu",
+) -> Split:
+    """A split of MOVi-A with tokens on a `grid` x `grid`, from the cache or computed once; see `compute`.
+
+    Introduced in notebooks/ex_dino1.ipynb.
+    """
+    dataset = MoviDataset(root, name, fields=("video", "segmentations"), frames=frames)
+    return Split(dataset, backbones.load(backbone, strides=strides), size, grid, device)

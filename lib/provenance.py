@@ -21,8 +21,8 @@ from torch import nn
 
 from lib import ROOT
 
-#: Modules that keep, draw, explore or run: they move no number. And all that end in `_figures` or `_report`.
-APART = "provenance checkpoints sweeps committed results plots explore run preflight reports".split()
+#: Modules that keep, draw, explore or run: they move no number.
+APART = "provenance checkpoints sweeps committed results plots explore run tables figures".split()
 #: Fields of a syntax tree that not every Python from 3.11 on has, or that say nothing of what is computed.
 SKIPPED = ("type_params", "type_comment", "kind", "ctx")
 
@@ -138,7 +138,7 @@ def _module(name: str, found: dict[str, Any]) -> None:
     last = name.rpartition(".")[2]
     path = ROOT / name.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    if name in found or last in APART or last.endswith(("_figures", "_report")) or not path.is_file():
+    if name in found or last in APART or not path.is_file():
         return
     found[name], imports = _parsed(path.read_text())
     for imported in imports:

@@ -16,12 +16,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from lib import ROOT, provenance, results
-from lib.checkpoints import written
+from lib.checkpoints import OneLine, written
 from lib.provenance import as_json, short
 
 Row = dict[str, Any]
 WAIT = 1.0  # seconds between two looks at what other processes have claimed
-#: Names of checkpoints that a trial loads although other code trained them; filled by `committed.load_or_train`.
+#: Names of checkpoints that a trial loads although other code trained them; filled by `training.load_or_train`.
 FOREIGN: ContextVar[list[str] | None] = ContextVar("foreign", default=None)
 
 
@@ -258,3 +258,46 @@ def _read(path: Path) -> Row | None:
 def _write(path: Path, text: str) -> None:
     with written(path) as temporary:
         temporary.write_text(text)
+
+
+class NothingMeasured(OneLine, RuntimeError):
+    """There is no row to show; the message says why."""
+
+
+def rows(
+    notebook: str, trial: Callable[..., dict[str, Any]], grid: list[dict[str, Any]], data: str | Callable[..., str]
+) -> list[Row]:
+    """The rows of `run` for every `params` of the grid that can be measured: `{"params", "metrics", ...}`.
+
+    Committed rows are read, all others are run; what failed is named in a printed line and left out. All rows go to
+    `figures/results/sweep_<notebook>.json` under the output folder, beside those that are there. Introduced in
+    notebooks/ex_slot1.ipynb.
+
+    Raises:
+        NothingMeasured: there is nothing to measure, or every trial failed.
+    """
+    if not grid:
+        raise NothingMeasured(f"{notebook}: nothing to measure; give at least one seed and one configuration")
+    file = Path("figures", "results", f"sweep_{notebook}.json")
+    found = run(trial, grid, name=notebook, data=data, committed=ROOT / file)
+    save(found, results.out() / file, beside=True)
+    good = [row for row in found if "error" not in row]
+    if not good:
+        raise NothingMeasured(f"{notebook}: every trial failed; the first: {found[0]['params']}: {found[0]['error']}")
+    return good
+
+
+def find(rows: list[Row], **params: Any) -> list[Row]:
+    """All rows with these parameters; by configuration and seed, because a row that failed leaves no gap."""
+    return [row for row in rows if all(row["params"].get(k) == v for k, v in params.items())]
+
+
+def one(rows: list[Row], **params: Any) -> dict[str, Any]:
+    """The metrics of the row with these parameters.
+
+    Raises:
+        NothingMeasured: there is none, because its trial failed or was not asked for.
+    """
+    for row in find(rows, **params):
+        return row["metrics"]
+    raise NothingMeasured(f"there is no row with {params}: it failed, see above, or was not asked for")

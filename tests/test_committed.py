@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lib import committed, provenance, results, sweeps
+from lib import provenance, results, sweeps
 
 GRID = [{"config": "a", "seed": s, "steps": 3} for s in (0, 1)]
 
@@ -13,7 +13,7 @@ GRID = [{"config": "a", "seed": s, "steps": 3} for s in (0, 1)]
 def house(tmp_path, monkeypatch):
     """A workbook whose committed rows of "nb" are those of the grid, for data "abc"."""
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "out"))
-    monkeypatch.setattr(committed, "ROOT", tmp_path)
+    monkeypatch.setattr(sweeps, "ROOT", tmp_path)
     monkeypatch.setattr(provenance, "revision", lambda: "abc")
     rows = [{"params": p, "data": "abc", "revision": "1", "metrics": {"fg_ari": p["seed"] / 10}} for p in GRID]
     sweeps.save(rows, tmp_path / "figures" / "results" / "sweep_nb.json")
@@ -36,7 +36,7 @@ def trial(config, seed, steps):
 )
 def test_rows_are_read_where_all_matches_and_run_otherwise(house, changed, data, run):
     calls.clear()
-    found = committed.rows("nb", trial, [p | changed for p in GRID], data)
+    found = sweeps.rows("nb", trial, [p | changed for p in GRID], data)
     metrics = [row["metrics"] for row in found]
     assert len(calls) == run and metrics == ([{"fg_ari": 0.9}] * 2 if run else [{"fg_ari": 0.0}, {"fg_ari": 0.1}])
     assert all(("note" in row) == (not run) for row in found), "nobody knows what code measured the committed ones"
@@ -49,13 +49,13 @@ def written():
 
 def test_a_failed_trial_is_named_and_the_others_are_shown(house, capsys):
     grid = [GRID[0] | {"steps": n} for n in (5, 0)]
-    (row,) = committed.rows("nb", trial, grid, "abc")
+    (row,) = sweeps.rows("nb", trial, grid, "abc")
     assert row["params"]["steps"] == 5 and row["metrics"] == {"fg_ari": 0.9}
     said = capsys.readouterr().out
     assert "'steps': 0} failed: RuntimeError: no steps" in said and "2 measured now (1 failed)" in said
     assert [row.get("error") for row in written()] == [None, "RuntimeError: no steps"]
     calls.clear()
-    assert committed.rows("nb", trial, grid[:1], "abc")[0]["metrics"] == {"fg_ari": 0.9} and not calls
+    assert sweeps.rows("nb", trial, grid[:1], "abc")[0]["metrics"] == {"fg_ari": 0.9} and not calls
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_failed_trial_is_named_and_the_others_are_shown(house, capsys):
 )
 def test_nothing_to_show_is_one_clear_error(house, grid, message):
     with pytest.raises(RuntimeError, match=rf"nb: {message}") as stopped:
-        committed.rows("nb", trial, grid, "abc")
+        sweeps.rows("nb", trial, grid, "abc")
     assert len(stopped.value._render_traceback_()) == 1
 
 
@@ -73,13 +73,13 @@ def test_rows_are_written_beside_those_that_are_there(house, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(house))
     calls.clear()
     for grid in ([GRID[0]], [GRID[0] | {"steps": 7}], [GRID[1]]):
-        committed.rows("nb", trial, grid, "abc")
+        sweeps.rows("nb", trial, grid, "abc")
     assert [(row["params"]["steps"], row["params"]["seed"]) for row in written()] == [(3, 0), (3, 1), (7, 0)]
     assert len(calls) == 1 and not any("note" in row for row in written())
 
 
 def test_one_row_is_found_by_its_parameters_never_by_its_place(house):
-    rows = committed.rows("nb", trial, GRID, "abc")
-    assert committed.one(rows, seed=1) == {"fg_ari": 0.1} == committed.one(rows[::-1], config="a", seed=1)
-    with pytest.raises(committed.NothingMeasured, match=r"no row with {'seed': 2}: it failed"):
-        committed.one(rows, seed=2)
+    rows = sweeps.rows("nb", trial, GRID, "abc")
+    assert sweeps.one(rows, seed=1) == {"fg_ari": 0.1} == sweeps.one(rows[::-1], config="a", seed=1)
+    with pytest.raises(sweeps.NothingMeasured, match=r"no row with {'seed': 2}: it failed"):
+        sweeps.one(rows, seed=2)

@@ -182,7 +182,7 @@ class Twins(Patches):
 def test_the_hash_of_weights_knows_which_layer_is_which_and_the_pixel_normalisation():
     assert describe(Twins(), 32, 4) != describe(Twins(swap=True), 32, 4)
     assert describe(Twins(), 32, 4) == describe(Twins(), 32, 4) != describe(Twins().bfloat16(), 32, 4)
-    from lib.models import backbones  # here, as the processes below import this file and need none
+    from lib.models import backbones
 
     pixels = backbones.load("pixels")
     before = describe(pixels, 32, 4)

@@ -11,9 +11,9 @@ import papermill
 import pytest
 from ipykernel.kernelspec import get_kernel_dict
 
-from lib import ROOT, preflight
+from lib import ROOT, run
 
-NAMES = preflight.series()
+NAMES = run.series()
 #: An absolute path of somebody's machine: a home, a temporary folder, a drive.
 PATHS = re.compile(r"(?:/(?:home|root|Users|tmp|work|var)/|[A-Z]:\\\\)\w")
 
@@ -70,14 +70,14 @@ def problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gate(name):
-    notebook = nbformat.read(preflight.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    notebook = nbformat.read(run.NOTEBOOKS / f"{name}.ipynb", as_version=4)
     assert not problems(notebook, name)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_papermill_sees_every_parameter(name):
     """papermill drops what it cannot parse (`int | None`) without a word; ours counts the lines itself."""
-    path = preflight.NOTEBOOKS / f"{name}.ipynb"
+    path = run.NOTEBOOKS / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     seen = papermill.inspect_notebook(str(path))
@@ -93,13 +93,13 @@ def test_results_are_committed_beside_the_notebook(name):
 
 
 def figures_of(name: str) -> list[str]:
-    source = (preflight.NOTEBOOKS / f"{name}.ipynb").read_text()
+    source = (run.NOTEBOOKS / f"{name}.ipynb").read_text()
     return [f"{stem}.png" for stem in re.findall(r'plots\.save\([^\n]*\\"(\w+)\\"\)', source)]
 
 
 def broken(change) -> list[str]:
     name = NAMES[0]
-    notebook = nbformat.read(preflight.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    notebook = nbformat.read(run.NOTEBOOKS / f"{name}.ipynb", as_version=4)
     change(notebook, [c for c in notebook.cells if c.cell_type == "code"])
     return problems(notebook, name)
 
@@ -165,5 +165,5 @@ def test_the_gate_can_close(change, message):
 
 
 def test_the_index_links_every_notebook():
-    index = (Path(preflight.NOTEBOOKS) / "index.md").read_text()
+    index = (Path(run.NOTEBOOKS) / "index.md").read_text()
     assert re.findall(r"\]\((\w+)\.ipynb\)", index) == NAMES

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lib import ROOT, explore, plots
 from lib.data.movi import MoviDataset
-from lib.models.autoencoder import Autoencoder
+from lib.models.pixel_autoencoder import Autoencoder
 
 
 @pytest.fixture

@@ -12,11 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from lib import ROOT, alarms, checkpoints, discovery, pixels, provenance, scenes, trials
-from lib.comparison import Comparison
+from lib import ROOT, checkpoints, features, provenance
 from lib.models.dinosaur import Dinosaur
-from lib.models.faults import Projected
-from lib.trials import Trials
+from lib.studies import pixels
+from lib.studies.backbones.faults import Projected
+from lib.studies.comparison import Comparison
+from lib.studies.objects import experiment, final
+from lib.studies.objects.final import Trials
+from lib.studies.roads import alarms
 
 MODULE = '''"""Says what it is."""
 from lib.metrics import objects
@@ -115,7 +118,7 @@ def test_a_change_far_down_counts_and_one_of_a_drawing_module_does_not(house, na
 NOTEBOOK = """
 from functools import partial
 import torch
-from lib import refine
+from lib.masks import merge
 from lib.data.shapes import Shapes
 
 KEEP = ("fg_ari", "mbo")
@@ -186,8 +189,14 @@ def test_what_has_no_source_is_an_error():
 def test_trials_depend_on_the_models_and_not_on_the_roads():
     found = {}
     provenance._collect(Trials().trained, found)
-    assert {"lib.trials", "lib.models.dinosaur", "lib.metrics.objects", "lib.refine", "lib.training"} <= found.keys()
-    assert not {"lib.roads", "lib.plots", "lib.results"} & found.keys()
+    assert {
+        "lib.studies.objects.final",
+        "lib.models.dinosaur",
+        "lib.metrics.objects",
+        "lib.masks",
+        "lib.training",
+    } <= found.keys()
+    assert not {"lib.studies.roads.experiment", "lib.plots", "lib.results"} & found.keys()
 
 
 def test_a_model_is_its_modules_of_lib_and_their_settings():
@@ -211,11 +220,11 @@ def test_json_knows_numbers_of_numpy_and_torch():
 
 def test_frames_are_part_of_a_splits_fingerprint(monkeypatch):
     """Twelve frames from the start and every second of 24 are as many, and not the same."""
-    monkeypatch.setattr(scenes.features, "describe", lambda *_: {"grid": 4})
+    monkeypatch.setattr(features, "describe", lambda *_: {"grid": 4})
 
     def fingerprint(frames):
         data = SimpleNamespace(split="test", fingerprint="abc", frames=frames)
-        return scenes.Split(data, SimpleNamespace(dim=1), 8, 4).fingerprint
+        return features.Split(data, SimpleNamespace(dim=1), 8, 4).fingerprint
 
     chosen = (None, slice(0, 12), slice(None, None, 2), slice(None, None, 8), (0, 3, 5), (0,))
     assert [fingerprint(f) for f in chosen] == ["abc", "abc[0:12:]", "abc[::2]", "abc[::8]", "abc[0,3,5]", "abc[0]"]
@@ -232,12 +241,12 @@ def test_all_that_makes_a_row_is_in_its_data(monkeypatch, change):
         about = {"backbone": backbone, "weights": f"of {backbone}", "strides": strides, "size": size, "grid": grid}
         return SimpleNamespace(fingerprint=f"{name}{frames}", about=about)
 
-    monkeypatch.setattr(trials, "split", split)
-    trials.described.cache_clear()
+    monkeypatch.setattr(final, "split", split)
+    final.described.cache_clear()
     assert Trials().data() == Trials().data(config="original", seed=1, steps=3) != Trials(**change).data()
     assert "of random_vits14" in Trials().data(config="random_vits14")
     assert Trials().data(config="pixels") != Trials().data()
-    trials.described.cache_clear()
+    final.described.cache_clear()
 
 
 def test_weights_and_precision_are_in_the_data_of_a_comparison():
@@ -263,7 +272,7 @@ def test_a_new_score_is_another_anomaly_row(monkeypatch):
     assert hazards.data() != before
 
 
-COMPLETE = {f"ex_slot{i}": pixels.Rules for i in range(1, 6)} | {"ex_dino1": discovery.Rules}
+COMPLETE = {f"ex_slot{i}": pixels.Rules for i in range(1, 6)} | {"ex_dino1": experiment.Rules}
 
 
 @pytest.mark.parametrize("name", COMPLETE)

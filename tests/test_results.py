@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import mistune
 import pytest
 
-from lib import ROOT, preflight, results
+from lib import ROOT, results, run
 
 RUNS = [{"config": "ours", "seed": s, "metrics": {"fg_ari": v, "mbo": 0.5}} for s, v in enumerate((0.7, 0.8, 0.9))] + [
     {"config": "blocks", "seed": 0, "metrics": {"fg_ari": 0.5, "mbo": math.nan}}
@@ -71,7 +71,7 @@ def test_a_verdict_hides_jitter_and_shows_a_drop(capsys):
 def test_verdicts_compare_nothing_once_parameters_differ(tmp_path, monkeypatch, capsys, changed, said):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
     monkeypatch.setattr(results, "_differ", "")
-    defaults = {k: ast.literal_eval(p["default"]) for k, p in preflight.parameters("ex_slot5").items()}
+    defaults = {k: ast.literal_eval(p["default"]) for k, p in run.parameters("ex_slot5").items()}
     monkeypatch.setattr(results, "get_ipython", lambda: SimpleNamespace(user_ns=defaults | changed))
     results.write("ex_slot5", RUNS, params={}, data=DATA, headline=("ours", "fg_ari"))
     results.check("FG-ARI", 0.5, 0.71, atol=0.02)
@@ -95,7 +95,7 @@ def test_a_claim_says_when_it_no_longer_holds(capsys):
     assert capsys.readouterr().out == "slots beat blocks: holds\nslots beat blocks: NO LONGER HOLDS\n"
 
 
-DOCUMENTS = ["README.md", "log.md", *(f"notebooks/{n}.ipynb" for n in preflight.series())]
+DOCUMENTS = ["README.md", "log.md", *(f"notebooks/{n}.ipynb" for n in run.series())]
 
 
 def markdown(document: str) -> list[str]:

@@ -17,7 +17,7 @@ from jupyterlab.commands import get_app_dir
 from jupyterlab_server.settings_utils import get_settings
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lib import ROOT, preflight, run
+from lib import ROOT, run
 
 PARAMETERS = """steps: int = 3  # optimiser steps
 lr: float = 1.0e-3  # learning rate
@@ -47,8 +47,8 @@ def house(tmp_path, monkeypatch):
     for name in ("one", "two", "three"):
         nbformat.write(notebook(name, RESULT), tmp_path / f"{name}.ipynb")
     (tmp_path / "params" / "smoke.yaml").write_text("steps: 7\n")
-    monkeypatch.setattr(preflight, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(preflight, "ORDER", ("one", "two", "three", "unwritten"))
+    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(run, "ORDER", ("one", "two", "three", "unwritten"))
     monkeypatch.delenv("SLOTS_OUT", raising=False)
     return tmp_path
 
@@ -124,7 +124,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused(house, tmp_path, cap
 
 def test_a_notebook_may_be_named_by_its_path(house, monkeypatch):
     monkeypatch.chdir(house)
-    assert list(preflight.plan(["./one.ipynb", str(house / "two.ipynb"), "three"], "default", {})) == [
+    assert list(run.plan(["./one.ipynb", str(house / "two.ipynb"), "three"], "default", {})) == [
         "one", "two", "three"
     ]  # fmt: skip
 
@@ -201,8 +201,8 @@ def test_committed_notebooks_are_not_overwritten_by_other_parameters(house, caps
 
 
 def test_whole_numbers_serve_as_floats(house):
-    assert preflight.plan(["one"], "default", {"lr": 1}) == {"one": {"lr": 1.0}}
-    assert preflight.plan([], "smoke", {})["two"] == {"steps": 7}
+    assert run.plan(["one"], "default", {"lr": 1}) == {"one": {"lr": 1.0}}
+    assert run.plan([], "smoke", {})["two"] == {"steps": 7}
 
 
 def test_list_shows_questions_parameters_defaults_and_help(house, capsys):
@@ -242,7 +242,7 @@ def test_a_dead_kernel_and_a_slow_cell_are_told_apart(house, tmp_path, capsys):
 def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_path):
     nbformat.write(notebook("two", "print('here')\nimport time\ntime.sleep(60)"), house / "two.ipynb")
     code = (
-        "import sys, pathlib; from lib import preflight, run; preflight.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
+        "import sys, pathlib; from lib import preflight, run; run.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
         "preflight.ORDER = ('one', 'two', 'three'); sys.exit(run.main(['--out', sys.argv[2]]))"
     )
     out = tmp_path / "out"
@@ -311,15 +311,15 @@ def test_jupyterlab_is_told_to_render_markdown_and_to_leave_the_news(house, tmp_
 
 @pytest.mark.parametrize("profile", ["smoke", "gpu", "paper"])
 def test_the_real_profiles_fit_the_real_notebooks(profile):
-    if profile not in preflight.profiles():
+    if profile not in run.profiles():
         pytest.skip(f"no {profile} profile yet")
-    assert set(preflight.plan([], profile, {})) == set(preflight.series())
+    assert set(run.plan([], profile, {})) == set(run.series())
 
 
 def test_every_real_notebook_is_listed():
     written = {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
-    assert written == set(preflight.series()), "a notebook outside the order of the story"
-    assert all(preflight.question(n) for n in preflight.series())
+    assert written == set(run.series()), "a notebook outside the order of the story"
+    assert all(run.question(n) for n in run.series())
 
 
 def test_headline_of_a_run_without_results(tmp_path):

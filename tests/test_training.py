@@ -12,10 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from lib import checkpoints, committed, provenance, sweeps, training
+from lib import checkpoints, provenance, sweeps, training
 from lib.checkpoints import CheckpointError
-from lib.committed import load_or_train
-from lib.training import Recipe, State, fit, indices
+from lib.training import Recipe, State, fit, indices, load_or_train
 
 DATA = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
 
@@ -225,7 +224,7 @@ def test_a_device_that_is_not_there_is_an_error(device, message):
 def house(tmp_path, monkeypatch):
     """An output folder and a workbook without checkpoints; `run(...)` loads or trains "thing" and counts trainings."""
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "out"))
-    monkeypatch.setattr(committed, "ROOT", tmp_path)
+    monkeypatch.setattr(training, "ROOT", tmp_path)
     monkeypatch.setattr(provenance, "revision", lambda: "abc")
     trained = []
 
@@ -290,7 +289,7 @@ class Scaled(nn.Linear):
         return self.scale * super().forward(x)
 
 
-Scaled.__module__ = "lib.models.decoders"  # whose code it is said to be of
+Scaled.__module__ = "lib.models.pixel_autoencoder"  # whose code it is said to be of
 
 
 def test_other_code_of_the_model_trains_anew_and_says_why(house, capsys, monkeypatch):

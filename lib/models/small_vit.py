@@ -1,6 +1,6 @@
 """A vision transformer small enough to be pretrained here: timm's, patches of 8 px, made for 128 px.
 
-Introduced in notebooks/backbone_comparison.ipynb; trained by lib/pretraining.py.
+Introduced in notebooks/backbone_comparison.ipynb; trained by lib/studies/backbones/pretraining.py.
 """
 
 from pathlib import Path
@@ -33,13 +33,13 @@ def build(width: int = 96, depth: int = 6) -> VisionTransformer:
 
 
 def restore(name: str, path: Path) -> tuple[VisionTransformer, str]:
-    """Weights that lib.pretraining.train left in `path`, in a transformer of their width and depth; and their label.
+    """The transformer whose weights `pretraining.train` of lib.studies.backbones left in `path`; and their label.
 
     Raises:
         WeightsError: no such file, or it holds something else.
     """
     if not path.exists():
-        raise WeightsError(f"{path} does not exist; lib.pretraining.train({name.removeprefix('vit8_')!r}) makes it")
+        raise WeightsError(f"{path} does not exist; pretraining.train({name.removeprefix('vit8_')!r}) makes it")
     state = read(path)
     depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     width = state["norm.weight"].numel() if "norm.weight" in state else 0

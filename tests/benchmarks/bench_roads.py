@@ -15,8 +15,7 @@ import sys
 import numpy as np
 
 from lib import ROOT
-from lib.metrics.anomaly import bounds, measure
-from lib.metrics.curves import Pool, exact_curve
+from lib.metrics.anomaly import Pool, bounds, exact_curve, measure
 
 KEPT = ROOT / "figures" / "results" / "bench_roads.json"
 CHUNK = 921_600  # one frame of 720 x 1280

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from lib.metrics import anomaly
-from lib.metrics.curves import Curve, Pool, exact_curve
+from lib.metrics.anomaly import Curve, Pool, exact_curve
 
 # Few distinct values, so that ties are common; and both signs.
 SCORES = hnp.arrays(np.float32, 40, elements=st.integers(-6, 6).map(lambda i: i / 4))

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import adjusted_rand_score, jaccard_score
 
-from lib import materials, refine, reflections, reports
+from lib.masks import guided, harden, merge
 from lib.metrics import boundaries, controls, objects, tracking
+from lib.studies.backbones import materials, reflections
+from lib.studies.objects import tables
 
 LABELS = hnp.arrays(np.int64, (6, 6), elements=st.integers(0, 4))
 
@@ -209,12 +211,12 @@ ON_MASKS = {
     "keep_length": tracking.keep_length,
     "max_activation": lambda ids, masks: tracking.max_activation(masks),
     "slot_similarity": lambda ids, masks: tracking.slot_similarity(masks[..., 0]),
-    "missed": lambda ids, masks: reports.missed(ids, masks),
+    "missed": lambda ids, masks: tables.missed(ids, masks),
     "judge": lambda ids, masks: materials.judge(masks, ids).to_numpy(),
     "reflections": lambda ids, masks: reflections.reflections(masks, ids, masks).to_numpy(),
-    "merge": lambda ids, masks: refine.merge(masks, masks[..., 0], None, 0.3),
-    "guided": lambda ids, masks: refine.guided(masks, masks),
-    "harden": lambda ids, masks: refine.harden(masks),
+    "merge": lambda ids, masks: merge(masks, masks[..., 0], None, 0.3),
+    "guided": lambda ids, masks: guided(masks, masks),
+    "harden": lambda ids, masks: harden(masks),
     "kmeans_rgb": lambda ids, masks: controls.kmeans_rgb(masks[:, :, :4, :4], 2),
 }
 
@@ -282,5 +284,5 @@ def test_three_hundred_slots():
     found = {k: v[0] for k, v in objects.evaluate(truth, masks).items()}
     assert found["active_slots"] == 0, "none has a hundredth of the picture"
     assert found["fg_ari"] > 0.95 and found["miou"] == pytest.approx(found["mbo"], abs=0.01) and found["mbo"] > 0.98
-    merged = refine.merge(masks, torch.eye(300)[None], None, 0.5)
+    merged = merge(masks, torch.eye(300)[None], None, 0.5)
     assert torch.equal(merged, masks), "slots at right angles are 1.4 apart"

@@ -190,7 +190,7 @@ def test_a_small_transformer_comes_back_in_its_own_size_and_as_timm_computes_it(
 
 def test_small_transformers_that_are_not_there_say_what_trains_them(tmp_path, monkeypatch):
     monkeypatch.setattr(backbones, "ROOT", tmp_path)
-    with pytest.raises(WeightsError, match=r"vit8_dino.safetensors does not exist; lib.pretraining.train\('dino'\)"):
+    with pytest.raises(WeightsError, match=r"vit8_dino.safetensors does not exist; pretraining.train\('dino'\)"):
         load("vit8_dino", tmp_path)
     save_file({"conv": torch.zeros(2)}, tmp_path / "vit8_clip.safetensors")
     with pytest.raises(WeightsError, match="vit8_clip.safetensors holds no weights of vit8_clip"):

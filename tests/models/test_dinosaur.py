@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lib.models.dinosaur import DECODERS, NORMS, ORIGINAL, Dinosaur, normalise, on_image
-from lib.models.feature_decoders import ConvDecoder, MLPDecoder, TransformerDecoder, positions_of
-from lib.models.patches import Patches
+from lib.models.pixel_autoencoder import Patches
+from lib.models.token_decoders import ConvDecoder, MLPDecoder, TransformerDecoder, positions_of
 
 TOKENS = torch.randn(2, 36, 5, generator=torch.Generator().manual_seed(0)) * 3 + 1
 

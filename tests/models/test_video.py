@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lib.models.dinosaur import Dinosaur
-from lib.models.feature_decoders import Decoded, positions_of
 from lib.models.slot_attention import Grouping
+from lib.models.token_decoders import Decoded, positions_of
 from lib.models.video import ORIGINAL, PREDICTORS, VideoModel, slot_contrast
 
 GRID = (3, 3)

@@ -1,0 +1,1 @@
+"""What serves one story each; nothing outside this folder imports from it."""

@@ -1,0 +1,1 @@
+"""backbone_comparison: pretraining objectives, metal and rubber."""

@@ -1,0 +1,251 @@
+"""Pixels against features under the same conditions: the same pictures and transforms, slots, steps or core seconds.
+
+Introduced in notebooks/ex_comparison.ipynb.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, normalize, one_hot
+from torchvision.transforms.v2 import functional as F
+
+from lib import ROOT
+from lib.data.movi import MoviDataset, Scene
+from lib.features import Features, Split
+from lib.metrics import controls, objects
+from lib.metrics.boundaries import boundary
+from lib.models import backbones
+from lib.models.dinosaur import ORIGINAL, Dinosaur, on_image
+from lib.models.pixel_autoencoder import PATCH, SIZE, Convolutions, Painter, Patches, linear_temperature
+from lib.studies.objects import experiment as objects_experiment
+from lib.studies.pixels import jitter
+from lib.training import Fitted, Recipe, Run, State, fit, indices, load_or_train
+
+#: What is done to a picture, uint8 `[3, H, W]`; "jitter" is the original's, and draws.
+TRANSFORMS = {
+    "identity": lambda x: x,
+    "jitter": lambda x: jitter(1.0)(x),
+    "flip": lambda x: x.flip(-1),
+    "contrast": lambda x: F.adjust_contrast(F.adjust_brightness(x, 0.6), 1.5),
+}
+SLOTS, GRID = 5, SIZE // PATCH
+SHOWN = 0  # the held-out scene whose masks are kept in every row
+
+
+@dataclass(frozen=True)
+class Config:
+    """One of the models to compare.
+
+    Args:
+        channels: of the `Convolutions` that read pixels; 0: frozen tokens are read, and rebuilt.
+        rules: see `objects_experiment.Rules`; its `coarse` is not used here.
+        kind: whose masks count, Slot Attention's ("attention") or the "decoder"'s.
+        lr: Adam's peak learning rate.
+        cooled: lower the temperature of attention and decoder masks from 1.0 to 0.01 in training, as the original did.
+    """
+
+    channels: int = 0
+    rules: objects_experiment.Rules = field(
+        default_factory=lambda: objects_experiment.Rules({"num_slots": SLOTS}, coarse=0.0)
+    )
+    kind: str = "attention"
+    lr: float = 1e-3
+    cooled: bool = False
+
+
+THEIRS = {"model": ORIGINAL | {"position": True, "mask_temperature": 1.0}, "area": 0.0, "coarse": 0.0, "sample": 0}
+THEIR_PIXELS = THEIRS | {"model": THEIRS["model"] | {"init": "gaussian"}}
+#: Ours twice, alike but for what they read and rebuild, and the original's two models of its ex_comparison.
+CONFIGS = {
+    "pixels": Config(32),
+    "features": Config(),
+    "pixels_original": Config(64, objects_experiment.Rules(**THEIR_PIXELS), "decoder", 4e-4, cooled=True),
+    "features_original": Config(0, objects_experiment.Rules(**THEIRS, diversity=0.01), "decoder"),
+}
+
+
+class Varied(MoviDataset):
+    """A split of MOVi-A that shows every frame in V versions of `TRANSFORMS`, side by side: T frames become T x V."""
+
+    def __init__(self, root: Path, split: str, frames: slice, kinds: tuple[str, ...]):
+        super().__init__(root, split, fields=("video", "segmentations"), frames=frames)
+        self.kinds, self.fingerprint = kinds, f"{self.fingerprint} {' '.join(kinds)}"
+
+    def __getitem__(self, i: int) -> Scene:
+        scene = super().__getitem__(i)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(i)
+            pictures = torch.from_numpy(scene.video).permute(0, 3, 1, 2)
+            video = torch.stack([TRANSFORMS[k](p) for p in pictures for k in self.kinds])
+        masks = np.stack([m[:, ::-1] if k == "flip" else m for m in scene.masks for k in self.kinds])
+        return replace(scene, video=video.permute(0, 2, 3, 1).numpy(), masks=masks)
+
+
+def build(config: str, dim: int) -> Dinosaur:
+    """An untrained model of `CONFIGS`, at its last temperature; `dim` is that of frozen tokens."""
+    c, arguments = CONFIGS[config], CONFIGS[config].rules.model
+    if not c.channels:
+        return Dinosaur(dim, **arguments)
+    model = Dinosaur(3 * PATCH**2, **(arguments | {"decoder": "mlp"}))
+    model.projection = Convolutions(c.channels, model.slot_dim, arguments.get("glorot", True))
+    if arguments.get("decoder") == "conv":
+        model.decoder = Painter(model.slot_dim, c.channels)
+    if c.cooled:
+        model.attention_temperature = model.mask_temperature = linear_temperature(1, 1)
+    return model
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The trials of ex_comparison, for `sweeps.run`: what all of them share.
+
+    Args:
+        backbone, strides, root: see `scenes.split`; pictures are brought to 224 px and tokens to 28 x 28.
+        train_every: every so many frames of a training video is trained on, as it is and with its colours jittered.
+        batch, precision, device: see `training`.
+        held_out: the split that is measured: frame 0 of every scene, in all `TRANSFORMS`.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    strides: tuple[int, ...] | None = (2, 4)
+    root: Path = ROOT / "data" / "movi_a"
+    train_every: int = 4
+    batch: int = 8
+    precision: str = "bf16-mixed"
+    device: str = "auto"
+    held_out: str = "test"
+
+    @cached_property
+    def train(self) -> Split:
+        varied = Varied(self.root, "train", slice(None, None, self.train_every), ("identity", "jitter"))
+        return Split(varied, backbones.load(self.backbone, strides=self.strides), SIZE, GRID)
+
+    @cached_property
+    def test(self) -> Split:
+        """Scene s in version v has the number s x V + v."""
+        varied = Varied(self.root, self.held_out, slice(0, 1), tuple(TRANSFORMS))
+        return Split(varied, backbones.load(self.backbone, strides=self.strides), SIZE, GRID)
+
+    @property
+    def data(self) -> str:
+        """What rows of a sweep depend on beside their parameters."""
+        tokens = json.dumps(self.train.about)
+        return f"{self.train.fingerprint}, {self.test.fingerprint}, {tokens}, batch {self.batch}, {self.precision}"
+
+    @cached_property
+    def _patches(self) -> tuple[Patches, Patches]:
+        return Patches(self.train.video), Patches(self.test.video)
+
+    def seen(self, config: str) -> tuple[Features, Features] | tuple[Patches, Patches]:
+        """What a configuration reads, of training and of held-out pictures."""
+        return self._patches if CONFIGS[config].channels else (self.train.features, self.test.features)
+
+    def run(self, config: str, seed: int, steps: int) -> Run:
+        """Load or train one model; with 0 steps, the untrained one."""
+        recipe = Recipe(steps, self.batch, CONFIGS[config].lr, steps // 5, precision=self.precision, seed=seed)
+        about = {"model": asdict(CONFIGS[config]), "tokens": self.train.about, "images": self.train.count}
+        name, untrained = f"ex_comparison-{config}-{steps}-{seed}", partial(build, config, self.train.dim)
+        if not steps:
+            torch.manual_seed(seed)
+            self._fit(config, recipe, model := untrained())
+            return Run(model.eval(), {}, {})
+        return load_or_train(name, untrained, partial(self._fit, config, recipe), recipe, about, self.train.fingerprint)
+
+    def _fit(self, config: str, recipe: Recipe, model: Dinosaur, state: State | None = None) -> Fitted:
+        c, data = CONFIGS[config], self.seen(config)[0]
+        model.mean.copy_(data.mean)
+        model.std.copy_(data.std)
+
+        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+            if c.cooled:
+                model.attention_temperature = model.mask_temperature = linear_temperature(step, recipe.steps)
+            batch = data.batch(indices(recipe, step, self.train.count)).to(model.mean.device)
+            return objects_experiment.objective(net, batch, c.rules)
+
+        return fit(model, loss, recipe, state=state, device=self.device, label=config)
+
+    def costs(self, configs: list[str], steps: int, device: str) -> dict[str, float]:
+        """What a training step costs on a `device`, in units of the cheapest: core seconds, or seconds of a GPU."""
+        on_gpu, seconds = device != "cpu" and torch.cuda.is_available(), {}
+        for config in configs:
+            now, times, _ = time.perf_counter if on_gpu else time.process_time, [], self.seen(config)  # prepared once
+            for count in (2, 2 + steps):  # the difference leaves out what happens once
+                model, begun = build(config, self.train.dim), now()
+                self._fit(config, Recipe(count, self.batch, precision=self.precision), model)
+                times.append(now() - begun)
+            seconds[config] = times[1] - times[0]
+        return {config: round(value / min(seconds.values()), 2) for config, value in seconds.items()}
+
+    def measure(self, config: str, seed: int, steps: int) -> dict:
+        """A model on the held-out pictures, see `score`; each version with noise of its own, and all with the same."""
+        model = self.run(config, seed, steps).model
+        masks, slots = self.masks(config, model)
+        shared = {f"{k}_shared": v for k, v in stability(self.masks(config, model, shared=True)[0]).items()}
+        kept = {"winners": ["".join(map(str, m.argmax(0).tolist())) for m in masks[SHOWN]]}  # a digit a place: small
+        row = score(masks, self.test) | stability(masks) | shared
+        return row | {"slot_diversity": float(objects_experiment.cosine(slots).mean())} | kept
+
+    @torch.no_grad()
+    def masks(self, config: str, model: Dinosaur, seed: int = 0, shared: bool = False) -> tuple[Tensor, Tensor]:
+        """Masks of all versions `[n, V, K, N]`, flips undone, and slots of the pictures as they are `[n, K, D]`.
+
+        Slots of all versions of a picture start from the same noise if `shared`, else each from its own.
+        """
+        parts, data = [], self.seen(config)[1]
+        for version in range(len(TRANSFORMS)):
+            torch.manual_seed(seed if shared else seed + version)
+            found = model(data.batch(slice(version, None, len(TRANSFORMS))).to(model.mean.device))
+            masks = found.attention if CONFIGS[config].kind == "attention" else found.masks
+            parts.append((masks.float().cpu(), found.slots.float().cpu()))
+        return aligned(torch.stack([masks for masks, _ in parts], 1)), parts[0][1]
+
+    def control(self, name: str, seed: int) -> dict:
+        """What knows nothing of objects, or everything (`oracle_grid`), on the same grid with as many segments."""
+        (pictures, truth), tokens = self.test.images(), self.test.features
+        how = {
+            "blocks": lambda: controls.blocks(len(truth), GRID, 2),
+            "kmeans_rgb": lambda: controls.kmeans_rgb(adaptive_avg_pool2d(pictures, GRID), SLOTS, seed),
+            "kmeans_tokens": lambda: controls.kmeans_rgb(
+                ((tokens.batch(slice(None)) - tokens.mean) / tokens.std).mT.unflatten(2, tokens.grid), SLOTS, seed
+            ),
+            "oracle_grid": lambda: adaptive_avg_pool2d(one_hot(truth).movedim(-1, 1).float(), GRID),
+        }
+        masks = aligned(how[name]().flatten(2).unflatten(0, (-1, len(TRANSFORMS))))
+        # Ids absent from a picture have empty masks, which resemble nothing, not even themselves.
+        return score(masks, self.test) | ({} if name == "oracle_grid" else stability(masks))
+
+
+def aligned(masks: Tensor) -> Tensor:
+    """Masks `[n, V, K, N]` with the flipped version flipped back."""
+    flipped = list(TRANSFORMS).index("flip")
+    masks = masks.unflatten(-1, (GRID, GRID)).clone()
+    masks[:, flipped] = masks[:, flipped].flip(-1)
+    return masks.flatten(-2)
+
+
+def score(masks: Tensor, data: Split) -> dict[str, float]:
+    """Measures of masks `[n, V, K, N]` of the pictures as they are; see `boundary` for the last two."""
+    truth = data.images()[1][:: len(TRANSFORMS)]
+    row = objects_experiment.scores(on_image(masks[:, 0], tuple(truth.shape[-2:])), truth)
+    edges = [boundary(*pair) for pair in zip(truth, on_image(masks[:, 0], (SIZE, SIZE)), strict=True)]
+    at, elsewhere = np.nanmean(edges, 0).tolist()
+    return row | {"boundary_sharpness": at, "boundary_contrast": at / max(elsewhere, 1e-6)}
+
+
+def stability(masks: Tensor) -> dict[str, float]:
+    """Mean cosine between masks of versions `[n, V, K, N]`, six pairs of four: matched, by index, by any names.
+
+    `expected_if_shuffled` is the mean over all pairs of slots: what names drawn at random give by index.
+    """
+    unit = normalize(masks.double(), dim=-1)
+    pairs = [unit[:, a] @ unit[:, b].transpose(1, 2) for a, b in combinations(range(masks.shape[1]), 2)]
+    matched, indexed = (np.mean([objects.pairwise_stability(m, how) for m in masks]).item() for how in (True, False))
+    shuffled = torch.stack(pairs).mean().item()
+    return {"mask_stability": matched, "mask_stability_indexed": indexed, "expected_if_shuffled": shuffled}

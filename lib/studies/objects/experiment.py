@@ -1,0 +1,225 @@
+"""The feature series' one experiment: slots on the frozen tokens of MOVi-A scenes, trained and measured.
+
+Shared by ex_dino1 to ex_dino4, ex_comparison and backbone_comparison, so that a checkpoint trained in one is the
+checkpoint loaded in another.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from lib.features import Split
+from lib.features import split as split
+from lib.masks import guided, merge
+from lib.metrics import objects
+from lib.models.dinosaur import Dinosaur, on_image
+from lib.models.token_decoders import positions_of
+from lib.training import Fitted, Recipe, Run, State, fit, indices, load_or_train
+
+#: What is reported of every model, beside `logit_sd`, `slot_diversity` and `loss`.
+KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What distinguishes one configuration from another; the defaults are the workbook's own model.
+
+    Args:
+        model: arguments of `Dinosaur`, where they differ from its defaults.
+        area: weight of the sum over slots of the square root of their mask's share of the picture: one large
+            background is cheaper than many parts. Above 0.03 it merges everything before slots have parted.
+        diversity: weight of the mean cosine between slot vectors, the original's loss against collapse.
+        coarse: share of the steps on tokens averaged 2 x 2, before the full grid.
+        sample: so many random positions are decoded a step, where the decoder allows it; 0 means all.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    area: float = 0.01
+    diversity: float = 0.0
+    coarse: float = 0.6
+    sample: int = 128
+
+
+def train(
+    name: str,
+    data: Split,
+    rules: Rules,
+    recipe: Recipe,
+    *,
+    held_out: Split | None = None,
+    watch_every: int = 0,
+    device: str = "auto",
+    network: Callable[..., nn.Module] = Dinosaur,
+) -> Run:
+    """Load or train one model (see `load_or_train`); the held-out split is watched only, on its first 32 images.
+
+    `network` stands in for `Dinosaur` and takes its arguments; it may be a `partial` of a class.
+    """
+    made = {"network": getattr(network, "func", network).__name__} | getattr(network, "keywords", {})
+    config = {"rules": asdict(rules), "network": made, "tokens": data.about, "images": data.count}
+    config["watched"] = None if held_out is None else {"data": held_out.fingerprint, "every": watch_every}
+
+    def build() -> nn.Module:
+        return network(data.dim, **rules.model)
+
+    def fit_it(model: nn.Module, state: State) -> Fitted:
+        tokens = data.features
+        _ = held_out and held_out.features  # computed here, not in the time of the training
+        model.mean.copy_(tokens.mean)
+        model.std.copy_(tokens.std)
+
+        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+            where = next(net.parameters()).device
+            batch = tokens.batch(indices(recipe, step, data.count)).to(where)
+            if step < rules.coarse * recipe.steps:
+                batch = pool(batch, tokens.grid[0] // 2)
+            return objective(net, batch, rules)
+
+        def watch(net: nn.Module, step: int) -> dict[str, float | Tensor]:
+            seen = measure(net, held_out, images=np.arange(32))
+            return {k: float(np.nanmean(v)) for k, v in seen.items() if k in KEYS}
+
+        return fit(
+            model,
+            loss,
+            recipe,
+            state=state,
+            device=device,
+            watch=None if held_out is None else watch,
+            watch_every=watch_every,
+            label=name,
+        )
+
+    return load_or_train(name, build, fit_it, recipe, config, data.fingerprint)
+
+
+def objective(net: nn.Module, tokens: Tensor, rules: Rules) -> tuple[Tensor, dict[str, float]]:
+    """The loss of tokens `[B, N, C]`, and what to log; the positions to decode come from torch's generator."""
+    batch, count, _ = tokens.shape
+    target, positions = net.target(tokens), None
+    if 0 < rules.sample < count:
+        chosen = torch.rand(batch, count, device=tokens.device).argsort(1)[:, : rules.sample]
+        side = int(count**0.5)
+        positions = positions_of((side, side), tokens.device)[chosen]
+        target = target.gather(1, chosen[..., None].expand(-1, -1, target.shape[-1]))
+    found = net(tokens, positions)
+    error = (found.reconstruction.float() - target).square().mean()
+    value = error
+    if rules.area:
+        value = value + rules.area * (found.masks.mean(-1) + 1e-6).sqrt().sum(1).mean()
+    if rules.diversity:
+        value = value + rules.diversity * cosine(found.slots.float()).mean()
+    return value, {"error": error.item(), "mask_certainty": found.masks.detach().amax(1).mean().item()}
+
+
+def cosine(vectors: Tensor) -> Tensor:
+    """Mean cosine between different rows of `[B, K, D]`, `[B]`, with gradients."""
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    total = torch.einsum("bkd,bjd->b", unit, unit)
+    count = vectors.shape[1]
+    return (total - count) / max(count * (count - 1), 1)
+
+
+def pool(tokens: Tensor, side: int) -> Tensor:
+    """Tokens `[B, N, C]` averaged to `side` x `side`."""
+    now = int(tokens.shape[1] ** 0.5)
+    maps = tokens.transpose(1, 2).unflatten(2, (now, now))
+    return avg_pool2d(maps, now // side).flatten(2).transpose(1, 2)
+
+
+def masks_of(
+    model: nn.Module, data: Split, images: np.ndarray, kind: str = "attention", seed: int = 0
+) -> tuple[Tensor, dict[str, np.ndarray]]:
+    """Masks `[n, K, N]` of the images numbered `images` (scene x T + frame), and values an image beside them.
+
+    Args:
+        kind: "attention", Slot Attention's own masks, or "decoder", the mixing weights.
+        seed: of the slots' starting noise, so that the same call gives the same masks.
+    """
+    masks, _, _, values = _see(model, data, images, kind, seed)
+    return masks, values
+
+
+def measure(
+    model: nn.Module, data: Split, images: np.ndarray | None = None, kind: str = "attention", seed: int = 0
+) -> dict[str, np.ndarray]:
+    """`objects.evaluate` at the images' resolution, and `loss`, `slot_diversity` and `logit_sd`: `[n]` each."""
+    _, truth = data.images()
+    images = np.arange(len(truth)) if images is None else images
+    masks, values = masks_of(model, data, images, kind, seed)
+    return objects.evaluate(truth[images], on_image(masks, truth.shape[-2:])) | values
+
+
+#: What `choose_threshold` tries; 0 merges nothing.
+THRESHOLDS = (0.0, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
+
+
+@torch.no_grad()
+def stages(
+    model: nn.Module, data: Split, threshold: float, images: np.ndarray | None = None, kind: str = "attention"
+) -> dict[str, Tensor]:
+    """Masks on the images `[n, K, H, W]`: "raw", "merged" (slots that are alike), and "refined": those at image edges.
+
+    The threshold of `merge` is `choose_threshold`'s, from another split.
+    """
+    pictures, truth = data.images()
+    images = np.arange(len(truth)) if images is None else images
+    masks, slots, frames, _ = _see(model, data, images, kind)
+    size = tuple(truth.shape[-2:])
+    merged = merge(masks, slots, frames, threshold)
+    return {
+        "raw": on_image(masks, size),
+        "merged": on_image(merged, size),
+        "refined": guided(merged, pictures[images]),
+    }
+
+
+@torch.no_grad()
+def choose_threshold(model: nn.Module, data: Split, kind: str = "attention") -> float:
+    """The threshold of `merge` with the largest sum of FG-ARI and mBO on a split that no table reports."""
+    _, truth = data.images()
+    masks, slots, frames, _ = _see(model, data, np.arange(len(truth)), kind)
+    scores = {}
+    for threshold in THRESHOLDS:
+        merged = on_image(merge(masks, slots, frames, threshold), tuple(truth.shape[-2:]))
+        pairs = list(zip(truth.numpy(), merged.argmax(1).numpy(), strict=True))
+        scores[threshold] = sum(np.nanmean([f(*pair) for pair in pairs]) for f in (objects.fg_ari, objects.mbo))
+    return max(scores, key=scores.get)
+
+
+@torch.no_grad()
+def _see(model: nn.Module, data: Split, images: np.ndarray, kind: str, seed: int = 0) -> tuple:
+    """Masks `[n, K, N]`, slots `[n, K, D]`, frames `[n, K, 3]` or None, and values `[n]` of the images."""
+    torch.manual_seed(seed)
+    device = next(model.parameters()).device
+    parts, values = [], {"loss": [], "slot_diversity": [], "logit_sd": []}
+    for part in np.array_split(images, max(1, len(images) // 16)):
+        tokens = data.features.batch(part).to(device)
+        found = model(tokens)
+        parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.frames))
+        values["loss"].append((found.reconstruction.float() - model.target(tokens)).square().mean((1, 2)))
+        values["slot_diversity"].append(cosine(found.slots.float()))
+        # Up to what all slots share, the logarithm of a mask is its logit.
+        values["logit_sd"].append(found.masks.float().clamp(min=1e-12).log().std(1).mean(-1))
+    masks, slots, frames = (None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
+    return masks, slots, frames, {k: torch.cat(v).cpu().numpy() for k, v in values.items()}
+
+
+def report(
+    model: nn.Module, validation: Split, test: Split, kind: str = "attention"
+) -> dict[str, dict[str, float] | float]:
+    """Means over the images of `test` of every measure at each of the `stages`, and the "threshold" from validation."""
+    threshold = choose_threshold(model, validation, kind)
+    truth = test.images()[1]
+    found = {s: scores(masks, truth) for s, masks in stages(model, test, threshold, kind=kind).items()}
+    return found | {"threshold": threshold}
+
+
+def scores(masks: Tensor, truth: Tensor) -> dict[str, float]:
+    """`objects.evaluate`, mean over images that have something to measure."""
+    return {k: float(np.nanmean(v)) for k, v in objects.evaluate(truth, masks).items()}

@@ -1,0 +1,162 @@
+"""From the rows of sweeps to tables and pictures.
+
+Introduced in notebooks/ex_dino4.ipynb; `budgets` in ex_comparison.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from lib import features, plots
+from lib.data.movi import SIZES, MoviDataset
+from lib.masks import guided, merge
+from lib.metrics import objects
+from lib.models import backbones
+from lib.models.video import VideoModel
+from lib.studies.objects.final import SOURCES, Trials
+
+
+def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Object pixels that no slot holds well, an image: sum over objects of area x (1 - best IoU). `[n]`.
+
+    Args:
+        truth: `[n, H, W]`; masks: `[n, K, H, W]`.
+    """
+    found = []
+    for ids, soft in zip(objects.ids_of("truth", truth), objects.finite("masks", masks), strict=True):
+        areas = np.unique(ids[ids > 0], return_counts=True)[1]
+        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if len(areas) else np.zeros(0)
+        found.append(float((areas * (1 - best)).sum()))
+    return torch.tensor(found)
+
+
+#: A stage and the configuration that reports it: ours as refined, others as the literature knows them.
+OURS = {"refined": "ours", "merged": "ours_merged", "raw": "ours_raw"}
+
+
+def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], videos: list[dict]) -> list[dict]:
+    """Rows of the four sweeps as runs for `results.write`.
+
+    `pixels` and `random_vits14` are refined like ours, with `_raw` beside them; the original's configuration and the
+    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours;
+    `frame_fg_ari` is that of single frames of the same videos. `time` and `memory` of trainings on more tokens are
+    relative to the fewest tokens of the same seed, because seconds hold for one machine only.
+    """
+    runs = []
+    for row in trained + untrained:
+        p = row["params"]
+        name = p.get("config", p.get("control"))
+        stages = {"refined": f"{name}_refined", "raw": name}
+        if name in SOURCES:
+            stages = {"refined": name, "raw": f"{name}_raw"}
+        over_time = {}
+        if name == "ours":
+            stages = OURS
+            over_time = next((v["metrics"] for v in videos if v["params"]["seed"] == p["seed"]), {})
+        for stage, config in stages.items():
+            followed = _over_time(over_time.get(stage, {}))
+            runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"][stage] | followed})
+        if "attention" in row["metrics"]:
+            runs.append({"config": f"{name}_attention", "seed": p["seed"], "metrics": row["metrics"]["attention"]})
+    for row in small:
+        p, m = row["params"], row["metrics"]
+        name, cost = f"slots_{p['slots']}", {}
+        if p["sweep"] == "tokens":
+            name = f"tokens_{p['grid']}"
+            alike = [r for r in small if all(r["params"][k] == p[k] for k in ("sweep", "seed"))]
+            least = min(alike, key=lambda r: r["params"]["grid"])["metrics"]
+            cost = {key: m[what] / least[what] for key, what in (("time", "seconds"), ("memory", "peak_mb"))}
+        runs.append({"config": name, "seed": p["seed"], "metrics": m["refined"] | cost})
+    return runs
+
+
+def _over_time(metrics: dict) -> dict:
+    kept = {k: v for k, v in metrics.items() if k.startswith(("video", "identity", "keep"))}
+    return kept | ({"frame_fg_ari": metrics["fg_ari"]} if "fg_ari" in metrics else {})
+
+
+def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.ndarray]) -> dict[str, list[float]]:
+    """`objects.bleeding` of every object in sight, small and large apart.
+
+    Args:
+        truth: `[n, H, W]`; masks: `[n, K, H, W]`; sizes: of each image's objects in the order of their ids, index into
+            `movi.SIZES`.
+    """
+    found: dict[str, list[float]] = {name: [] for name in SIZES}
+    for ids, soft, size in zip(truth, masks, sizes, strict=True):
+        for i, share in objects.bleeding(ids, soft).items():
+            found[SIZES[size[i - 1]]].append(share)
+    return found
+
+
+def by_scene(values: np.ndarray, scenes: int) -> np.ndarray:
+    """Means over the images of each scene, `[scenes]`, which are not independent of each other; NaN where all are.
+
+    Args:
+        values: one an image, scene by scene; NaN where there was nothing to measure.
+    """
+    return pd.DataFrame(np.asarray(values, float).reshape(scenes, -1)).mean(axis=1).to_numpy()
+
+
+def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:
+    """FG-ARI and mBO of the short trainings, raw and refined, mean and sd over seeds, against what the sweep varies."""
+    key, label = {"slots": ("slots", "slots K"), "tokens": ("grid", "tokens a side")}[sweep]
+    some = [r for r in small if r["params"]["sweep"] == sweep]
+    for colour, stage, metric in (
+        (0, "refined", "fg_ari"),
+        (3, "refined", "mbo"),
+        (4, "raw", "fg_ari"),
+        (7, "raw", "mbo"),
+    ):
+        points = pd.DataFrame([(r["params"][key], r["metrics"][stage][metric]) for r in some], columns=["x", "y"])
+        seen = points.groupby("x").y.agg(["mean", "std"])
+        name = f"{'FG-ARI' if metric == 'fg_ari' else 'mBO'}, {stage}"
+        axis.errorbar(seen.index, seen["mean"], seen["std"], color=plots.SLOTS[colour], label=name, capsize=3)
+    seeds = len({r["params"]["seed"] for r in some})
+    axis.set(xlabel=label, xticks=seen.index, ylim=(0, 1), title=f"short trainings, {seeds} seeds")
+    axis.grid(alpha=0.3)
+
+
+#: Of the measures that are not a share.
+UNITS = {"boundary_sharpness": " (1/px of 224)", "boundary_contrast": " (ratio)"}
+
+
+def budgets(summary: dict[str, dict], names: list[str], keys: list[str]) -> plt.Figure:
+    """Measures of configurations, mean and sd, a panel of two rows of four each; for `X_seconds` also `X_steps`.
+
+    Args:
+        summary: of `results.summarise`.
+        names: configurations, top to bottom; those that are no `X_seconds` were not trained, and are squares.
+    """
+    figure, axes = plt.subplots(2, 4, figsize=(11, 5.4), sharey=True, layout="constrained")
+    trained = [name.endswith("_seconds") for name in names]
+    for axis, key in zip(axes.flat, keys, strict=True):
+        for budget, colour, shift in (("seconds", plots.SLOTS[0], 0.12), ("steps", plots.SLOTS[3], -0.12)):
+            for y, name in enumerate(names):
+                value = summary.get(name.replace("_seconds", f"_{budget}"), {}).get(key)
+                if value and value["n"] and (budget == "seconds" or trained[y]):
+                    style = {"marker": "o" if trained[y] else "s", "color": colour, "ms": 5, "capsize": 2}
+                    axis.errorbar(value["mean"], -y - shift, xerr=np.nan_to_num(value["sd"]), **style)
+        axis.set_title(key + UNITS.get(key, ""), fontsize=8.5)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_yticks(-np.arange(len(names)), [n.removesuffix("_seconds") for n in names], fontsize=8)
+    for colour, label in ((plots.SLOTS[0], "same seconds, or not trained"), (plots.SLOTS[3], "same steps")):
+        axes[1, 3].plot([], [], "o", color=colour, label=label)
+    figure.legend(*axes[1, 3].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
+    return figure
+
+
+@torch.no_grad()
+def drawn(trials: Trials, model: VideoModel, threshold: float, scene: int) -> tuple[torch.Tensor, ...]:
+    """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and the masks `[T, K, H, W]` of one start, drawn to edges.
+
+    Only that scene's tokens are computed.
+    """
+    found = MoviDataset(trials.root, trials.held_out, fields=("video", "segmentations"))[scene]
+    frames = torch.from_numpy(found.video).permute(0, 3, 1, 2) / 255
+    backbone = backbones.load(trials.backbone, strides=trials.strides)
+    torch.manual_seed(0)
+    seen = model(features.tokens_of(backbone, frames, trials.image_px, 32)[None], (32, 32))
+    merged = merge(seen.attention, seen.slots, seen.places, threshold)[0]
+    return frames, torch.from_numpy(found.masks), guided(merged, frames)

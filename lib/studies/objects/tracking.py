@@ -1,0 +1,210 @@
+"""The video experiment: an image model made to follow its slots, trained on clips, measured on whole videos.
+
+Shared by ex_dino3 and ex_dino4.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from lib import checkpoints
+from lib.features import Split
+from lib.masks import merge
+from lib.metrics import controls, objects, tracking
+from lib.models.dinosaur import Dinosaur, on_image
+from lib.models.token_decoders import positions_of
+from lib.models.video import VideoModel, slot_contrast
+from lib.studies.objects.experiment import cosine
+from lib.training import Fitted, Recipe, Run, State, fit, indices, load_or_train
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What distinguishes one way of following from another.
+
+    Args:
+        model: arguments of `Dinosaur`, where they differ from its defaults.
+        video: arguments of `VideoModel`, where they differ.
+        contrast: weight of `slot_contrast`.
+        area: see `discovery.Rules`.
+        diversity: see `discovery.Rules`.
+        clip: frames a clip.
+        sample: so many positions are decoded a frame, where the decoder allows it; 0 means all.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    video: dict[str, Any] = field(default_factory=dict)
+    contrast: float = 0.0
+    area: float = 0.01
+    diversity: float = 0.0
+    clip: int = 4
+    sample: int = 64
+
+
+def train(
+    name: str, data: Split, rules: Rules, recipe: Recipe, *, start: Run | None = None, device: str = "auto"
+) -> Run:
+    """Load or train one video model (see `load_or_train`) on clips of consecutive frames at random places.
+
+    Introduced in notebooks/ex_dino3.ipynb.
+
+    Args:
+        start: a trained image model to begin from; None begins from nothing.
+
+    Raises:
+        ValueError: videos are shorter than a clip.
+    """
+    config = {"rules": asdict(rules), "tokens": data.about, "images": data.count, "start": None}
+    if start is not None:
+        known = {k: start.header.get(k) for k in ("config", "data")}
+        config["start"] = {"weights": checkpoints.digest(start.model.state_dict())} | known
+
+    def build() -> nn.Module:
+        image = Dinosaur(data.dim, **rules.model)
+        if start is not None:
+            image.load_state_dict(start.model.state_dict())
+        return VideoModel(image, **rules.video)
+
+    def fit_it(model: nn.Module, state: State) -> Fitted:
+        tokens = data.features.tokens
+        starts = tokens.shape[1] - rules.clip + 1
+        if starts < 1:
+            raise ValueError(f"{name}: videos have {tokens.shape[1]} frames, clips {rules.clip}; take shorter clips")
+        if start is None:
+            model.image_model.mean.copy_(data.features.mean)
+            model.image_model.std.copy_(data.features.std)
+
+        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+            first, scene = np.divmod(indices(recipe, step, len(tokens) * starts).numpy(), len(tokens))
+            clips = np.stack([tokens[s, f : f + rules.clip] for s, f in zip(scene, first, strict=True)])
+            clips = torch.from_numpy(clips.astype(np.float32))
+            return objective(net, clips.to(next(net.parameters()).device), rules)
+
+        return fit(model, loss, recipe, state=state, device=device, label=name)
+
+    return load_or_train(name, build, fit_it, recipe, config, data.fingerprint)
+
+
+def objective(net: nn.Module, clips: Tensor, rules: Rules) -> tuple[Tensor, dict[str, float]]:
+    """The loss of clips of tokens `[B, T, N, C]`, and what to log."""
+    batch, frames, count, channels = clips.shape
+    side = int(count**0.5)
+    target, positions = net.target(clips), None
+    if 0 < rules.sample < count:
+        chosen = torch.rand(batch, frames, count, device=clips.device).argsort(-1)[..., : rules.sample]
+        positions = positions_of((side, side), clips.device)[chosen]
+        target = target.gather(2, chosen[..., None].expand(-1, -1, -1, channels))
+    found = net(clips, (side, side), positions)
+    error = (found.reconstruction.float() - target).square().mean()
+    value = error
+    if rules.area:
+        value = value + rules.area * (found.masks.mean(-1) + 1e-6).sqrt().sum(-1).mean()
+    if rules.diversity:
+        value = value + rules.diversity * cosine(found.slots.float().flatten(0, 1)).mean()
+    statistics = {"error": error.item(), "mask_certainty": found.masks.detach().amax(2).mean().item()}
+    if rules.contrast:
+        contrast = slot_contrast(found.slots.float())
+        value = value + rules.contrast * contrast
+        statistics["contrast"] = contrast.item()
+    return value, statistics
+
+
+@torch.no_grad()
+def follow(
+    model: VideoModel, data: Split, scenes: np.ndarray, seed: int = 0, kind: str = "attention"
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Masks `[S, T, K, N]`, slots `[S, T, K, D]` and places `[S, T, K, 3]` or None of whole videos."""
+    torch.manual_seed(seed)
+    device = next(model.parameters()).device
+    parts = []
+    for part in np.array_split(scenes, max(1, len(scenes) // 4)):
+        found = model(data.features.clips(part).to(device), data.features.grid)
+        parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.places))
+    return tuple(None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
+
+
+def measure(
+    found: tuple[Tensor, Tensor, Tensor | None],
+    data: Split,
+    scenes: np.ndarray,
+    *,
+    threshold: float = 0.0,
+    guided: bool = False,
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Means over videos, and means over videos in each frame.
+
+    Args:
+        found: what `follow` returned for `scenes`.
+        threshold: of `merge`, for a whole video at once; 0 merges nothing.
+        guided: draw masks to the picture's edges (`guided`).
+
+    Returns:
+        `{"video_fg_ari", "video_mbo", "fg_ari", "mbo", "identity_switches", "keep_length", ...}` and
+        `{"max_activation", "slot_similarity", "fg_ari"}`, lists of T. `active_slots` counts those that win at least
+        1 % of a whole video; `mask_similarity` is that of the masks at token resolution, before merging.
+    """
+    masks, slots, places = found
+    rows, frames = [], []
+    for i, s in enumerate(scenes):
+        here = None if places is None else places[i : i + 1]
+        winners = winners_of(merge(masks[i : i + 1], slots[i : i + 1], here, threshold)[0], data, s, guided)
+        row, each = of_winners(winners, data.truth[s])
+        rows.append(row | {"mask_similarity": float(np.mean([objects.mask_similarity(m) for m in masks[i]]))})
+        frames.append(
+            {
+                "max_activation": tracking.max_activation(masks[i]),
+                "slot_similarity": tracking.slot_similarity(slots[i]),
+                "fg_ari": np.array(each["fg_ari"]),
+            }
+        )
+    means = {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
+    return means, {k: np.nanmean([f[k] for f in frames], axis=0).tolist() for k in frames[0]}
+
+
+def of_winners(winners: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """What `measure` says of one video that needs nothing but which slot wins each pixel, ids `[T, H, W]` both.
+
+    Returns:
+        Its row, and FG-ARI, ARI and mBO of each frame.
+    """
+    each = {k: [f(t, w) for t, w in zip(truth, winners, strict=True)] for k, f in _EACH.items()}
+    means = {k: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for k, v in each.items()}
+    row = {f"video_{k}": f(truth, winners) for k, f in _EACH.items()} | means
+    row["active_slots"] = int((np.unique(winners, return_counts=True)[1] >= 0.01 * winners.size).sum())
+    row["identity_switches"] = tracking.identity_switches(truth, winners)
+    return row | {"keep_length": tracking.keep_length(truth, winners)}, each
+
+
+def static(data: Split, scenes: np.ndarray, control: str) -> dict[str, float]:
+    """A partition that knows nothing of objects nor of time, measured as `measure` does a model.
+
+    Args:
+        control: "blocks", a 3 x 3 grid that is held for the whole video, or "kmeans_rgb", nine clusters of the colours
+            of all frames together, averaged to 32 x 32 places, one start.
+    """
+    size, rows = tuple(data.truth.shape[-2:]), []
+    for s in scenes:
+        frames = torch.from_numpy(data.video[s]).permute(0, 3, 1, 2).float() / 255
+        if control == "blocks":
+            masks = controls.blocks(len(frames), size[0], 3)
+        else:
+            small = adaptive_avg_pool2d(frames, 32).transpose(0, 1).flatten(1, 2)  # frames below each other
+            masks = controls.kmeans_rgb(small[None], 9)[0].unflatten(1, (len(frames), 32)).transpose(0, 1)
+            masks = on_image(masks.flatten(2), size)
+        rows.append(of_winners(masks.argmax(1).numpy(), data.truth[s])[0])
+    return {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
+
+
+def winners_of(masks: Tensor, data: Split, scene: int, guided: bool) -> np.ndarray:
+    """Which slot wins each pixel of a video `[T, H, W]`, from masks `[T, K, N]`; see `measure` for `guided`."""
+    if not guided:
+        return on_image(masks, data.truth.shape[-2:]).argmax(1).numpy()
+    pictures = torch.from_numpy(data.video[scene]).permute(0, 3, 1, 2).float() / 255
+    return guided(masks, pictures).argmax(1).numpy()
+
+
+_EACH = {"fg_ari": objects.fg_ari, "ari": objects.ari, "mbo": objects.mbo}

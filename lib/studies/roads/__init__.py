@@ -1,0 +1,1 @@
+"""streethazards: segmentation and anomalies on the road."""

@@ -1,0 +1,248 @@
+"""The trials of streethazards: a treatment, network or optimiser in, mIoU of fixed splits out, with its bootstrap.
+
+At the size of the stand-in this is the original study at a quarter of its resolution: frames of 320 x 180 px, windows
+of 128 x 128, batches of four. Introduced in notebooks/streethazards.ipynb.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+from torchvision import tv_tensors
+
+from lib import ROOT, checkpoints
+from lib.data.augment import Resize, training
+from lib.data.streethazards import CLASSES, IGNORE, StreetHazards
+from lib.metrics import segmentation
+from lib.models.segmenters import LITE0, Segmenter, step_memory
+from lib.training import Fitted, Recipe, Run, State, check_batch, fit, indices, load_or_train
+
+KNOWN = len(CLASSES) - 1  # classes a network has
+DRAWS = 200  # of the images, kept with every trial so that effects have intervals
+MEMORY = 2_000_000_000  # bytes up to which a split's frames are kept decoded
+NONE = {"crops": "none", "flip": "none", "degrees": 0.0, "colour": False, "blur": False}
+#: What is done to a training frame beside cutting out a window at a random place: arguments of `augment.training`.
+TREATMENTS = {
+    "none": {},
+    "flip": {"flip": "joint"},
+    "colour": {"colour": True},
+    "blur": {"blur": True},
+    "rotation": {"degrees": 5.0},
+    "scale": {"crops": "true", "scale": (0.5, 2.0)},
+    "all": {"crops": "true", "scale": (0.5, 2.0), "flip": "joint", "degrees": 5.0, "colour": True, "blur": True},
+    "scale_0.9_1.1": {"crops": "true", "scale": (0.9, 1.1)},
+    "scale_0.7_1.4": {"crops": "true", "scale": (0.7, 1.4)},
+    "scale_0.3_3.0": {"crops": "true", "scale": (0.3, 3.0)},
+    "image_only_flip": {"flip": "image only"},
+    "degenerate": {"crops": "degenerate", "scale": (0.5, 2.0)},
+    "original_baseline": {"crops": "squash", "flip": "image only"},
+    "original_mended": {"crops": "squash", "flip": "joint"},
+    "original_augmented": {
+        "crops": "degenerate", "scale": (0.5, 2.0), "flip": "joint", "colour": True, "blur": True
+    },
+}  # fmt: skip
+OPTIMISERS = {
+    "adam": torch.optim.Adam,
+    "adamw": partial(torch.optim.AdamW, weight_decay=0.01),
+    "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4),
+}
+
+
+class Frames:
+    """A split as pairs (image uint8 `[3, H, W]`, label uint8 `[H, W]`); decoded once if all fit into `MEMORY` bytes."""
+
+    def __init__(self, root: Path, split: str):
+        self.data = StreetHazards(root, split)
+        self.height, self.width = self._read(0)[1].shape
+        self._kept: dict[int, tuple[Tensor, Tensor]] | None = {}
+        if 4 * self.height * self.width * len(self.data) > MEMORY:
+            self._kept = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        if self._kept is None:
+            return self._read(i)
+        if i not in self._kept:
+            self._kept[i] = self._read(i)
+        return self._kept[i]
+
+    def _read(self, i: int) -> tuple[Tensor, Tensor]:
+        image, label = self.data[i]
+        return (image * 255).round().byte(), label.byte()
+
+    def batch(self, picks: Iterable[int], transform: Callable) -> tuple[Tensor, Tensor]:
+        """Images float32 `[B, 3, H, W]` in 0..1 and labels int64 `[B, H, W]` after a transform of `augment`."""
+        pairs = [transform(tv_tensors.Image(x), tv_tensors.Mask(y)) for x, y in (self[i] for i in picks)]
+        images, labels = (
+            torch.stack([part.as_subclass(Tensor) for part in parts]) for parts in zip(*pairs, strict=True)
+        )
+        return images.float() / 255, labels.long()
+
+
+@lru_cache
+def frames(root: Path, split: str) -> Frames:
+    """`Frames`, shared by all who ask."""
+    return Frames(root, split)
+
+
+@lru_cache
+def start_of(network: str) -> str:
+    """A hash of the weights that a pretrained network starts from; of the hub's, which it may lack, their name."""
+    return checkpoints.digest(Segmenter(network, KNOWN).network.encoder.state_dict()) if network == LITE0 else "the hub"
+
+
+@torch.no_grad()
+def matrices(
+    model: nn.Module, data: Frames, transform: Callable, back: Callable | None = None, most: int = 10**9
+) -> NDArray[np.int64]:
+    """Confusion of each image `[N, C, C]`, in eval mode; draws of `transform` begin from seed 0.
+
+    Args:
+        most: about so many images, evenly spaced.
+        back: labels are those of this transform, and logits are brought to their size; those of `transform` if None.
+    """
+    model.eval()
+    where, found = next(model.parameters()).device, []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for i in range(0, len(data), max(len(data) // most, 1)):
+            x, y = data.batch([i], transform)
+            logits = model(x.to(where))
+            if back is not None:
+                y = data.batch([i], back)[1]
+                logits = interpolate(logits, y.shape[-2:], mode="bilinear", align_corners=False)
+            found.append(segmentation.confusion(y.numpy(), logits.argmax(1).cpu().numpy(), KNOWN))
+    return np.array(found)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What all trials share.
+
+    Args:
+        root: of StreetHazards or its stand-in.
+        size: (height, width) that frames are judged at.
+        batch: images a step.
+        precision, device: see `training`.
+    """
+
+    root: Path = ROOT / "data" / "streethazards"
+    size: tuple[int, int] = (180, 320)
+    batch: int = 4
+    precision: str = "32-true"
+    device: str = "auto"
+
+    def __post_init__(self):
+        if self.batch < 2:
+            raise ValueError(f"batch is {self.batch}; the networks' batch normalisation needs two windows a step")
+
+    def split(self, name: str) -> Frames:
+        """train, validation or test."""
+        return frames(self.root, name)
+
+    def data(self, held_out: str = "", network: str = LITE0, pretrained: bool = True, **_: Any) -> str:
+        """What a row of a sweep depends on beside its parameters: data, sizes, and the weights that it starts from."""
+        prints = " ".join(self.split(s).data.fingerprint for s in ("train", "validation", held_out) if s)
+        start = f"from {start_of(network)}" if pretrained else "from random weights"
+        return f"{prints} at {self.size[1]}x{self.size[0]}, batch {self.batch}, {self.precision}, {start}"
+
+    def transform(self, treatment: str, crop: Sequence[int]) -> Callable:
+        """The augmentation of a treatment, with frames at `size` where it does not scale."""
+        if treatment not in TREATMENTS:
+            raise ValueError(f"there is no treatment {treatment!r}; choose one of {', '.join(TREATMENTS)}")
+        base = self.size[0] / self.split("train").height
+        return training(tuple(crop), base, **NONE | TREATMENTS[treatment])
+
+    def loss(self, recipe: Recipe, transform: Callable) -> Callable:
+        """The cross entropy of a step's batch, void left out; for `training.fit`."""
+        data = self.split("train")
+
+        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+            where = next(net.parameters()).device
+            x, y = (part.to(where) for part in data.batch(indices(recipe, step, len(data)).tolist(), transform))
+            return cross_entropy(net(x).float(), y, ignore_index=IGNORE), {}
+
+        return loss
+
+    def trial(
+        self,
+        treatment: str,
+        seed: int,
+        steps: int,
+        lr: float,
+        crop: list[int],
+        network: str = LITE0,
+        pretrained: bool = True,
+        optimiser: str = "adam",
+        schedule: str = "poly",
+    ) -> dict[str, Any]:
+        """Train briefly, then measure the same validation frames in every way that the notebook compares.
+
+        `clean` is dataset mIoU at `size`. `squash`: frames resized to `crop`, judged there; `squash_back`: the same
+        logits judged at `size`. `own`: validation frames under the treatment itself. `_batch` is the mean over batches
+        of four. Each comes with values under resampled images, the same images in every row. ValueError without steps.
+        """
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; train at least one")
+        recipe = Recipe(steps, self.batch, lr, steps // 20, schedule, precision=self.precision, seed=seed)
+        torch.manual_seed(seed)
+        model, transform = Segmenter(network, KNOWN, pretrained), self.transform(treatment, crop)
+        check_batch(model, self.batch)
+        memory, cuda = step_memory(model, self.batch, crop), torch.cuda.is_available() and self.device != "cpu"
+        begun = time.perf_counter() if cuda else time.process_time()
+        loss = self.loss(recipe, transform)
+        history = fit(model, loss, recipe, device=self.device, optimiser=OPTIMISERS[optimiser]).history
+        seconds = (time.perf_counter() if cuda else time.process_time()) - begun
+        validation, clean = self.split("validation"), Resize(self.size)
+        seen = {
+            "clean": matrices(model, validation, clean),
+            "squash": matrices(model, validation, Resize(crop)),
+            "squash_back": matrices(model, validation, Resize(crop), clean),
+            "own": matrices(model, validation, transform),
+            "train": matrices(model, self.split("train"), clean, most=len(validation)),
+        }
+        return {
+            **{key: value for name, found in seen.items() for key, value in _means(name, found).items()},
+            "iou": dict(zip(CLASSES, segmentation.iou(seen["clean"].sum(0)).tolist(), strict=False)),
+            "draws": {name: resampled(seen[name]) for name in ("clean", "squash", "squash_back", "own")},
+            "batch_draws": {name: resampled(seen[name], 4) for name in ("clean", "squash", "own")},
+            "loss": history[-1]["loss"],
+            "seconds": seconds,
+            "memory_mb": memory,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }
+
+    def main(self, seed: int, steps: int, lr: float, crop: Sequence[int]) -> Run:
+        """Load or train the model of the anomaly tables: all augmentations, longer, larger windows."""
+        recipe = Recipe(steps, self.batch, lr, steps // 20, "poly", precision=self.precision, seed=seed)
+        config = {"treatment": "all", **TREATMENTS["all"], "crop": crop, "size": self.size, "network": LITE0}
+        config["weights"] = start_of(LITE0)
+        loss, name = self.loss(recipe, self.transform("all", crop)), f"streethazards-main-{seed}"
+
+        def train(model: nn.Module, state: State) -> Fitted:
+            return fit(model, loss, recipe, state=state, device=self.device, label=name)
+
+        data = self.split("train").data.fingerprint
+        return load_or_train(name, lambda: Segmenter(LITE0, KNOWN), train, recipe, config, data)
+
+
+def resampled(found: NDArray[np.int64], batch: int = 0) -> str:
+    """mIoU, or with `batch` its mean over batches, of `DRAWS` draws of the images with replacement, as text."""
+    draws = np.sort(np.random.default_rng(0).integers(len(found), size=(DRAWS, len(found))))
+    measure = partial(segmentation.miou_per_batch, batch=batch) if batch else lambda m: segmentation.miou(m.sum(0))
+    return " ".join(f"{measure(found[draw]):.5f}" for draw in draws)
+
+
+def _means(name: str, found: NDArray[np.int64]) -> dict[str, float]:
+    means = {name: segmentation.miou(found.sum(0))}
+    return means | {f"{name}_batch{b}": segmentation.miou_per_batch(found, b) for b in (1, 4, 16) if name != "train"}

@@ -1,0 +1,199 @@
+"""Objects one by one: the right attribute by id, the same measures as the means, intervals that cover."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+
+from lib import ROOT
+from lib.data.movi import MATERIALS, MoviDataset
+from lib.metrics import objects as measures
+from lib.studies.backbones import materials
+
+FRAMES = (0, 23)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    data = MoviDataset(ROOT / "data" / "movi_a", "validation", fields=materials.FIELDS, frames=FRAMES)
+    return data[:6]
+
+
+@pytest.fixture(scope="module")
+def table(scenes):
+    return materials.objects_of(scenes, FRAMES)
+
+
+def toy(differences, seed=0, rows=3):
+    """Mixed scenes of `rows` metal and rubber objects each, whose means differ by what is given."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for scene, d in enumerate(differences):
+        for material, shift in (("metal", d), ("rubber", 0.0)):
+            value = rng.normal(0, 0.1, rows)
+            part = {"value": value - value.mean() + shift + 0.5, "scene": scene, "material": material, "mixed": True}
+            part |= {"size": rng.choice(["small", "large"], rows), "area": rng.integers(20, 500, rows)}
+            part |= {
+                "hidden": rng.random(rows),
+                "distance": 1 + 20 * rng.random(rows),
+                "border": rng.random(rows) < 0.3,
+            }
+            parts.append(pd.DataFrame(part))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_every_visible_object_has_a_row_and_its_own_attributes(scenes, table):
+    for s, scene in enumerate(scenes):
+        for t, ids in enumerate(scene.masks):
+            rows = table[table.image == s * len(FRAMES) + t]
+            assert rows["id"].tolist() == np.unique(ids[ids > 0]).tolist()
+            assert rows.area.tolist() == [(ids == i).sum() for i in rows["id"]]
+            assert [MATERIALS.index(m) for m in rows.material] == scene.material_of(rows["id"]).tolist()
+            assert (rows.frame == FRAMES[t]).all() and (rows.scene == s).all()
+    assert table.mixed.groupby(table.scene).first().tolist() == [False, True] * 3
+
+
+def test_hidden_is_known_where_nothing_is_in_the_way(table):
+    """Whole objects lack only the rounding of their edges; none shows more than its outline by much."""
+    assert table.hidden.between(0, 1).all()
+    alone = table[(table.distance > 3) & (table.area > 100)]
+    assert len(alone) > 10 and alone.hidden.max() < 0.08
+    assert table[table.distance == 1].hidden.max() > 0.3
+
+
+def test_an_object_half_covered_is_half_hidden(scenes):
+    scene = scenes[0]
+    before = materials.objects_of([scene], FRAMES)
+    row = before[(before.image == 0) & (before.hidden < 0.05)].sort_values("area").iloc[-1]
+    masks = scene.masks.copy()
+    where = np.argwhere(masks[0] == row["id"])
+    gone = where[: len(where) // 2]
+    masks[0][tuple(gone.T)] = 0
+    after = materials.objects_of([type(scene)(**{**vars(scene), "masks": masks})], FRAMES)
+    assert after[(after.image == 0) & (after["id"] == row["id"])].hidden.item() == pytest.approx(
+        1 - (1 - row.hidden) * (1 - len(gone) / len(where)), abs=0.02
+    )
+
+
+def test_a_scene_without_its_geometry_says_so(scenes):
+    with pytest.raises(KeyError, match="FIELDS"):
+        materials.full_pixels(type(scenes[0])(**{**vars(scenes[0]), "extra": {}}), np.array([0]))
+
+
+@given(st.lists(st.integers(0, 1), min_size=2, max_size=10), st.data())
+def test_the_rank_shifts_exactly_what_is_behind_a_hidden_object(material, data):
+    hidden = data.draw(st.integers(1, len(material)))
+    seen = np.array([i for i in range(1, len(material) + 1) if i != hidden])
+    wrong, right = materials.by_rank(np.array(material), seen), np.array(material)[seen - 1]
+    before = seen < hidden
+    assert (wrong[before] == right[before]).all()
+    assert wrong[~before].tolist() == material[hidden - 1 : -1], "each reads its predecessor's"
+
+
+def test_the_tables_mistake_is_that_of_the_rank(scenes, table):
+    scene = scenes[1]
+    masks = scene.masks.copy()
+    first = scene.material[0]
+    other = int(np.flatnonzero(scene.material != first)[0])  # the first of the other material
+    masks[masks == 1] = 0
+    after = materials.objects_of([type(scene)(**{**vars(scene), "masks": masks})], FRAMES)
+    rows = after[(after["id"] == other + 1)]
+    assert len(rows) and (rows.mistaken != rows.material).all()
+    whole = table.groupby("image").filter(lambda rows: rows["id"].max() == len(rows))
+    assert len(whole) and (whole.mistaken == whole.material).all()
+
+
+def cut(seed, n=3, k=4, side=12, count=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, k, side, side, generator=generator), torch.randint(
+        0, count, (n, side, side), generator=generator
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(2, 9))
+def test_judge_agrees_with_the_means(seed, k, count):
+    masks, truth = cut(seed, k=k, count=count)
+    found = materials.judge(masks, truth)
+    means, whole = found.groupby("image")[["best", "iou"]].mean(), measures.evaluate(truth, masks)
+    np.testing.assert_allclose(means.best, whole["mbo"])
+    np.testing.assert_allclose(means.iou, whole["miou"])
+    assert (found.matched >= 0).groupby(found.image).sum().max() <= k, "a slot is matched once"
+    np.testing.assert_allclose(1 / found.best, 1 / found.recall + 1 / found.precision - 1)
+
+
+def test_judge_of_an_image_without_objects():
+    assert len(materials.judge(torch.rand(1, 3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long))) == 0
+
+
+def test_bins_hold_everything(table):
+    found = materials.binned(table.assign(distance=[np.nan] * 3 + table.distance.tolist()[3:]))
+    assert found[["hidden bin", "distance bin", "area bin"]].notna().all().all()
+    assert found["distance bin"].iloc[0] == "over 16"
+    assert (found[found.distance == 1]["distance bin"] == "touching").all()
+
+
+def test_intervals_cover_and_draw_scenes_not_objects():
+    """Objects of a scene are copies: drawn one by one, intervals would be far too narrow."""
+    rng, covered, halves = np.random.default_rng(1), 0, []
+    for _ in range(100):
+        values = np.repeat(rng.normal(0.5, 0.2, 30), 20)
+        frame = pd.DataFrame({"value": values, "scene": np.repeat(np.arange(30), 20), "group": "a"})
+        row = materials.means(frame, "value", "group").loc["a"]
+        covered += row.low <= 0.5 <= row.high
+        halves.append((row.high - row.low) / 2)
+    assert 86 <= covered <= 99
+    assert np.mean(halves) == pytest.approx(1.96 * 0.2 / 30**0.5, rel=0.12)
+    assert row["objects"] == 600 and row.scenes == 30
+
+
+def test_the_paired_difference_is_over_mixed_scenes_alone():
+    frame = toy([0.1, 0.2, 0.3, 0.1, 0.25, 0.15])
+    extra = frame.assign(scene=frame.scene + 100, mixed=False, material="metal", value=9.0)
+    found = materials.paired(pd.concat([frame, extra], ignore_index=True), "value")
+    assert found["effect"] == pytest.approx(np.mean([0.1, 0.2, 0.3, 0.1, 0.25, 0.15])) and found["scenes"] == 6
+    assert 0.08 < found["low"] < found["effect"] < found["high"] < 0.3
+    assert found["p"] == pytest.approx(ttest_1samp([0.1, 0.2, 0.3, 0.1, 0.25, 0.15], 0).pvalue)
+    flipped = frame.assign(material=frame.material.map({"metal": "rubber", "rubber": "metal"}))
+    assert materials.paired(flipped, "value")["effect"] == pytest.approx(-found["effect"])
+
+
+def test_p_values_are_even_where_there_is_no_effect():
+    rng = np.random.default_rng(0)
+    p = [materials.paired(toy(rng.normal(0, 0.1, 10), rows=1), "value")["p"] for _ in range(80)]
+    assert 0.38 < np.mean(p) < 0.62 and np.mean(np.array(p) < 0.2) < 0.33
+
+
+def test_over_seeds():
+    found = materials.paired({seed: toy([d] * 5, seed) for seed, d in enumerate((0.1, 0.2, 0.3))}, "value")
+    assert found["effect"] == pytest.approx(0.2) and found["sd"] == pytest.approx(0.1) and found["seeds"] == 3
+    half = (found["high"] - found["low"]) / 2
+    assert half == pytest.approx(4.302653 * 0.1 / 3**0.5, rel=1e-5), "what training adds is in the interval"
+    single = materials.paired({0: toy([0.1] * 5)}, "value")
+    assert np.isnan(single["sd"]) and np.isnan(single["low"])
+
+
+def test_what_is_due_to_area_is_not_put_down_to_the_material():
+    frame = toy([0.0] * 40, rows=6)
+    metal = frame.material == "metal"
+    frame["area"] = np.where(metal, frame.area, 3 * frame.area)
+    frame["value"] = 0.1 * np.log2(frame.area) + 0.05 * metal + 10 * frame.scene
+    found = materials.adjusted(frame, "value")
+    assert found.loc["metal, alone", "effect"] < 0 < found.loc["metal", "low"]
+    assert found.loc["metal", "effect"] == pytest.approx(0.05) and found.loc["log2 area", "effect"] == pytest.approx(
+        0.1
+    )
+    assert list(found.index) == ["metal, alone", *materials.TERMS]
+    other = frame.assign(value=frame.value + 0.1 * metal)
+    both = materials.adjusted({0: frame, 1: other}, "value").loc["metal"]
+    assert both.effect == pytest.approx(0.1) and both.high - both.low > 2 * 12.7 * 0.05, "and over seeds"
+
+
+def test_what_no_scene_measures_is_nan():
+    table = pd.DataFrame({"scene": [0, 0, 1, 1], "material": ["metal", "rubber"] * 2, "best": [np.nan] * 4})
+    found = materials.paired(table, "best")
+    assert np.isnan(found["effect"]) and found["scenes"] == 0
+    assert np.isnan(materials.paired({0: table, 1: table}, "best")["low"])

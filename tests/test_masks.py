@@ -1,0 +1,102 @@
+"""What comes after the model changes names and edges, and never the sum of the masks."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.masks import guided, harden, merge
+
+torch.manual_seed(0)
+MASKS = torch.rand(2, 4, 64).softmax(1)
+SLOTS = torch.randn(2, 4, 8)
+FRAMES = torch.cat([torch.rand(2, 4, 2) * 2 - 1, torch.full((2, 4, 1), 0.2)], dim=-1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(0, 3), st.booleans())
+def test_merging_keeps_the_sum_and_only_adds_slots_up(threshold, placed):
+    merged = merge(MASKS, SLOTS, FRAMES if placed else None, threshold)
+    torch.testing.assert_close(merged.sum(1), MASKS.sum(1))
+    assert (merged.flatten(2).sum(-1).count_nonzero(1) >= 1).all()
+
+
+def test_nothing_and_everything_can_be_merged():
+    torch.testing.assert_close(merge(MASKS, SLOTS, FRAMES, 0.0), MASKS)
+    one = merge(MASKS, SLOTS, None, 2.1)
+    torch.testing.assert_close(one[:, 0], MASKS.sum(1))
+    assert one[:, 1:].abs().max() == 0
+
+
+def test_a_single_slot_is_merged_with_nobody():
+    alone = torch.ones(2, 1, 64)
+    torch.testing.assert_close(merge(alone, SLOTS[:, :1], FRAMES[:, :1], 0.5), alone)
+
+
+def test_equal_slots_are_merged_unless_they_are_far_apart():
+    slots = SLOTS.clone()
+    slots[:, 2] = 3 * slots[:, 0]  # the same direction: length does not count
+    near = FRAMES.clone()
+    near[:, 2] = near[:, 0]
+    merged = merge(MASKS, slots, near, 0.1)
+    torch.testing.assert_close(merged[:, 0], MASKS[:, 0] + MASKS[:, 2])
+    assert merged[:, 2].abs().max() == 0
+    far = near.clone()
+    far[:, 0, :2], far[:, 2, :2] = -0.9, 0.9
+    torch.testing.assert_close(merge(MASKS, slots, far, 0.1), MASKS)
+
+
+def test_the_order_of_slots_does_not_matter():
+    order = torch.tensor([3, 1, 0, 2])
+    first, second = merge(MASKS, SLOTS, FRAMES, 1.0), merge(MASKS[:, order], SLOTS[:, order], FRAMES[:, order], 1.0)
+    torch.testing.assert_close(first.sort(1).values, second.sort(1).values)
+
+
+def test_a_video_is_merged_as_a_whole():
+    slots = torch.stack([SLOTS, SLOTS + 0.01 * torch.randn_like(SLOTS)], dim=1)  # [B, T, K, D]
+    slots[:, 0, 1] = slots[:, 0, 0]  # alike in one frame alone
+    masks = MASKS[:, None].repeat(1, 2, 1, 1)
+    torch.testing.assert_close(merge(masks, slots, None, 0.05), masks)
+    slots[:, 1, 1] = slots[:, 1, 0]
+    merged = merge(masks, slots, None, 0.05)
+    torch.testing.assert_close(merged[:, :, 0], masks[:, :, 0] + masks[:, :, 1])
+
+
+def test_guided_masks_take_the_pictures_edge():
+    """A bright square on black; the mask knows it only to the nearest 8 px. After the filter it fits to the pixel."""
+    picture = torch.zeros(1, 3, 64, 64)
+    picture[:, :, 20:44, 20:44] = 1.0
+    truth = picture[0, 0] > 0.5
+    coarse = torch.zeros(1, 2, 8, 8)
+    coarse[:, 1, 2:6, 2:6] = 1  # 16 to 48
+    coarse[:, 0] = 1 - coarse[:, 1]
+
+    def iou(masks):
+        found = masks[0].argmax(0) == 1
+        return float((found & truth).sum() / (found | truth).sum())
+
+    before = torch.nn.functional.interpolate(coarse, (64, 64), mode="bilinear")
+    after = guided(coarse, picture)
+    assert after.shape == (1, 2, 64, 64)
+    torch.testing.assert_close(after.sum(1), torch.ones(1, 64, 64))
+    assert after.min() >= 0 and iou(before) < 0.75 and iou(after) > 0.97
+
+
+def test_guided_masks_of_one_picture_do_not_see_another():
+    pictures = torch.rand(2, 3, 32, 32)
+    both = guided(MASKS, pictures)
+    torch.testing.assert_close(both[1:], guided(MASKS[1:], pictures[1:]))
+
+
+def test_hard_masks():
+    hard = harden(MASKS)
+    assert set(hard.unique().tolist()) == {0.0, 1.0} and torch.equal(hard.argmax(1), MASKS.argmax(1))
+    soft = MASKS.clone().requires_grad_()
+    sampled = harden(soft, "gumbel", 0.5)
+    torch.testing.assert_close(sampled.sum(1), torch.ones(2, 64))
+    sampled[:, 0].sum().backward()
+    assert soft.grad.abs().sum() > 0
+    share = torch.stack([harden(torch.tensor([[0.2], [0.8]])[None], "gumbel")[0, 1, 0] for _ in range(2000)]).mean()
+    assert share.item() == pytest.approx(0.8, abs=0.04)  # sampled in proportion to the mask
+    with pytest.raises(ValueError, match="argmax or gumbel"):
+        harden(MASKS, "soft")
