@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: results test lab readme
+.PHONY: results test mutants lab readme
 .DELETE_ON_ERROR:
 
 results: .venv/ready
@@ -14,6 +14,10 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q tests
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120 notebooks
+
+# Wrong measures and wrong models, one at a time: the replay of their notebooks must turn red.
+mutants: .venv/ready
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q -m "" tests/test_replay.py
 
 # The numbers in README, log and notebooks, from figures/results.
 readme: .venv/ready
