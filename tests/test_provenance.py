@@ -272,7 +272,7 @@ def test_a_new_score_is_another_anomaly_row(monkeypatch):
     assert hazards.data() != before
 
 
-COMPLETE = {f"ex_slot{i}": pixels.Rules for i in range(1, 6)} | {"ex_dino1": experiment.Rules}
+COMPLETE = {f"ex_slot{i}": pixels.Config for i in range(1, 6)} | {"ex_dino1": experiment.Rules}
 
 
 @pytest.mark.parametrize("name", COMPLETE)

@@ -1,0 +1,72 @@
+"""The training step, the measures and the checkpoints of the pixel series, on images of 16 px."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lib.data.shapes import Shapes
+from lib.studies import pixels
+from lib.studies.pixels import Config
+from lib.training import Recipe
+
+RECIPE = Recipe(2, batch=3)
+SHAPES = Shapes(4, size=16, count=(1, 2))
+
+
+class Halved(torch.nn.Module):
+    """Reconstructs half of each value, and keeps what it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = torch.nn.Parameter(torch.tensor(0.5)), []
+
+    def forward(self, images, temperature):
+        self.seen.append((images, temperature))
+        masks = torch.tensor([0.75, 0.25])[:, None, None].expand(len(images), 2, *images.shape[-2:])
+        return SimpleNamespace(reconstruction=self.weight * images, masks=masks)
+
+
+def test_the_loss_is_the_squared_error_at_the_temperature_of_the_step():
+    images, config = torch.ones(4, 3, 8, 8), Config(temperature=(1.0, 0.5))
+    for step, temperature in ((0, 1.0), (1, 0.5)):
+        model = Halved()
+        loss, shown = pixels.training_step(model, step, images=images, config=config, recipe=RECIPE)
+        assert loss.item() == 0.25 and shown == {"mask_certainty": 0.75}
+        assert model.seen[0][0].shape == (3, 3, 8, 8) and model.seen[0][1] == temperature
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_each_image_of_a_batch_is_jittered_on_its_own(strength):
+    torch.manual_seed(0)
+    model, images = Halved(), torch.rand(1, 3, 8, 8)
+    pixels.training_step(model, 0, images=images, config=Config(jitter=strength), recipe=RECIPE)
+    batch = model.seen[0][0]
+    assert all(torch.equal(image, images[0]) == (strength == 0) for image in batch)
+    assert torch.equal(batch[0], batch[1]) == (strength == 0)
+
+
+def test_what_is_known_without_ground_truth_is_measured_alike():
+    torch.manual_seed(0)
+    model, (images, ids) = pixels.network(Config(), 16).eval(), SHAPES.tensors
+    seen, again, blind = (pixels.measure(model, images, known, 1.0) for known in (ids, ids, None))
+    masks = seen.pop("masks")
+    assert torch.equal(masks, again.pop("masks")) and torch.equal(masks, blind.pop("masks"))
+    assert seen == again and masks.shape == (4, 5, 16, 16)
+    assert seen.keys() - blind.keys() == {*pixels.OF_OBJECTS, "fg_ari_attention"}
+    assert blind == {key: seen[key] for key in blind}
+    assert not torch.equal(masks, pixels.measure(model, images, ids, 1.0, seed=1)["masks"])
+
+
+def test_shapes_are_drawn_and_trained_on_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    known = {"data": SHAPES.fingerprint, "held_out": SHAPES.tensors, "watch_every": 1, "device": "cpu"}
+    first = pixels.train("p", SHAPES, Config(), RECIPE, **known)
+    assert "trains 2 steps" in capsys.readouterr().out
+    assert first.extra["film"].shape == (2, 2, 5, 16, 16) and first.extra["film"].dtype == torch.uint8
+    assert first.extra.keys() == {"film"} and all(row.keys() >= {*pixels.OF_MASKS} for row in first.history)
+    undrawn = Shapes(4, size=16, count=(1, 2))
+    again = pixels.train("p", undrawn, Config(), RECIPE, **known)
+    assert capsys.readouterr().out == "" and again.history == first.history and "tensors" not in vars(undrawn)
+    pixels.train("p", SHAPES, Config(jitter=0.5), RECIPE, **known)
+    assert "trains 2 steps" in capsys.readouterr().out
