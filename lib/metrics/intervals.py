@@ -151,7 +151,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     named = table.rename(columns={"effect": "difference"}).astype(float)
     found = pd.DataFrame(index=table.index)
     rows = zip(named["difference"], named["low"], named["high"], strict=True)
-    found["difference (95 %)"] = ["-" if np.isnan(d) else f"{d:+.3f} ({a:+.3f} to {b:+.3f})" for d, a, b in rows]
+    texts = [f"{d:+.3f} ({a:+.3f} to {b:+.3f})".replace(" (+nan to +nan)", "") for d, a, b in rows]
+    found["difference (95 %)"] = ["-" if "nan" in text else text for text in texts]
     for key in named.columns.intersection(["g", "holm"]):
         found[key] = named[key].map(lambda value: "-" if np.isnan(value) else f"{value:.2g}")
     return found
