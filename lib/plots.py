@@ -10,11 +10,12 @@ import inspect
 import io
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from IPython import display
 from matplotlib.colors import ListedColormap, to_rgb
@@ -110,6 +111,35 @@ def curves(
         axis.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
     axis.set(xlabel="optimiser steps", ylabel=ylabel, yscale="log" if log else "linear")
     axis.grid(alpha=0.3)
+
+
+def forest(
+    table: pd.DataFrame, panels: Sequence[str] = (), label: str = "difference", colours: Mapping[str, str] | None = None
+) -> Figure:
+    """Effects with their 95 % intervals, one below the other; filled where the interval leaves zero out.
+
+    Args:
+        table: `difference` or `effect`, `low` and `high`, of `metrics.intervals`.
+        panels: a panel each, of the rows "<name>, <panel>"; without, all rows are in one.
+        label: of the axis, after the panel's name.
+        colours: of rows, by name.
+    """
+    parts = {p: table[table.index.str.endswith(f", {p}")].rename(lambda n, p=p: n[: -len(p) - 2]) for p in panels}
+    parts = parts or {"": table}
+    names = list(dict.fromkeys(name for part in parts.values() for name in part.index))
+    size = (2.4 + 2.6 * len(parts), 0.28 * len(names) + 0.9)
+    figure, axes = plt.subplots(1, len(parts), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axis, (panel, part) in zip(axes[0], parts.items(), strict=True):
+        for name, row in part.rename(columns={"effect": "difference"}).iterrows():
+            y, colour = names.index(name), (colours or {}).get(name, SLOTS[0])
+            axis.plot([row["low"], row["high"]], [y, y], color=colour)
+            sure = row["low"] > 0 or row["high"] < 0
+            axis.plot(row["difference"], y, "o", color=colour, markerfacecolor=colour if sure else "white")
+        axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+        axis.set_xlabel(f"{panel} {label}, 95 %".strip(), fontsize=9)
+        axis.grid(alpha=0.3, axis="x")
+    return figure
 
 
 def save(figure: Figure, name: str) -> None:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import nbconvert
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -148,3 +149,17 @@ def test_a_film_is_seen_in_a_page_and_read_without_pictures(tmp_path, shown):
     image = re.search(rf'<img [^>]*src="data:image/gif;base64,{re.escape(source)}"[^>]*>', page)[0]
     assert 'truth & "slots"' in html.unescape(image) and "IPython.core" not in page
     assert shown[0]["text/plain"] == 'truth & "slots"'
+
+
+def test_a_forest_has_a_panel_a_measure_and_fills_what_leaves_zero_out():
+    index = ["a, b - c, FG-ARI", "a, b - c, FG-ARI, refined", "d - c, FG-ARI", "d - c, FG-ARI, refined"]
+    low, high = [0.1, -0.1, np.nan, -0.3], [0.3, 0.3, np.nan, -0.1]
+    table = pd.DataFrame({"difference": [0.2, 0.1, np.nan, -0.2], "low": low, "high": high}, index)
+    figure = plots.forest(table, ["FG-ARI", "FG-ARI, refined"], colours={"d - c": "red"})
+    assert [a.get_xlabel() for a in figure.axes] == ["FG-ARI difference, 95 %", "FG-ARI, refined difference, 95 %"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["a, b - c", "d - c"]
+    points = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
+    assert [p.get_markerfacecolor() for p in points] == ["white", "red"] and points[0].get_xdata() == [0.1]
+    single = plots.forest(table.rename(columns={"difference": "effect"}), label="change")
+    assert len(single.axes) == 1 and [t.get_text() for t in single.axes[0].get_yticklabels()] == index
+    plt.close("all")

@@ -51,7 +51,7 @@ MUTANTS = [
     ("ex_comparison", "metrics.boundaries", "(~edge) <= width", "(~edge) >= width"),
     ("ex_comparison", "models.dinosaur", "slots, self.attention_temperature, iter", "slots, 1.0, iter"),
     ("ex_comparison", "models.pixel_autoencoder", 'indexing="xy"', 'indexing="ij"'),
-    ("backbone_comparison", "studies.backbones.materials", '"best": iou[row].max()', '"best": iou[row].mean()'),
+    ("backbone_comparison", "studies.backbones.materials", "iou[row].max(), recall", "iou[row].mean(), recall"),
     ("backbone_comparison", "masks", "masks = masks.flatten(2)", "masks = masks.flatten(2).square()"),
     ("backbone_comparison", SLOTS, "clamp(NARROWEST, WIDEST)", "clamp(NARROWEST, WIDEST / 4)"),
     ("streethazards", "metrics.segmentation", "union = true + matrix.sum(0) - hits", "union = true + matrix.sum(0)"),

@@ -146,6 +146,18 @@ def as_runs(kind: str, table: pd.DataFrame) -> list[dict]:
     return [{"config": f"{kind} {name}", "seed": 0, "metrics": dict(row)} for name, row in rows]
 
 
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of comparisons as text: the difference with its interval, Hedges' g where there is one, and Holm's p."""
+    named = table.rename(columns={"effect": "difference"}).astype(float)
+    found = pd.DataFrame(index=table.index)
+    rows = zip(named["difference"], named["low"], named["high"], strict=True)
+    texts = [f"{d:+.3f} ({a:+.3f} to {b:+.3f})".replace(" (+nan to +nan)", "") for d, a, b in rows]
+    found["difference (95 %)"] = ["-" if "nan" in text else text for text in texts]
+    for key in named.columns.intersection(["g", "holm"]):
+        found[key] = named[key].map(lambda value: "-" if np.isnan(value) else f"{value:.2g}")
+    return found
+
+
 def weights(units: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.int64]:
     """How often each scene or image is in each draw with replacement, `[draws, units]`; the same draws every time."""
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), draws)

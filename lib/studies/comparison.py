@@ -1,11 +1,11 @@
-"""Pixels against features under the same conditions: the same pictures and transforms, slots, steps or core seconds.
+"""Pixels against features under the same conditions: the same images and transforms, slots, steps or core seconds.
 
 Introduced in notebooks/ex_comparison.ipynb.
 """
 
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,7 @@ from lib.features import Features, Split
 from lib.metrics import controls, objects
 from lib.metrics.boundaries import boundary
 from lib.models import backbones
-from lib.models.dinosaur import ORIGINAL, Dinosaur, on_image
+from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.pixel_autoencoder import PATCH, SIZE, Convolutions, Painter, Patches, linear_temperature
 from lib.studies.objects import experiment as objects_experiment
 from lib.studies.pixels import jitter
@@ -35,7 +35,7 @@ TRANSFORMS = {
     "flip": lambda x: x.flip(-1),
     "contrast": lambda x: F.adjust_contrast(F.adjust_brightness(x, 0.6), 1.5),
 }
-SLOTS, GRID = 5, SIZE // PATCH
+SLOTS, GRID = 5, SIZE // PATCH  # of the controls and of every model; tokens a side
 SHOWN = 0  # the held-out scene whose masks are kept in every row
 
 
@@ -44,31 +44,18 @@ class Config:
     """One of the models to compare.
 
     Args:
-        channels: of the `Convolutions` that read pixels; 0: frozen tokens are read, and rebuilt.
+        channels: of the `Convolutions` that read pixels; 0: frozen tokens are read, and reconstructed.
         rules: see `objects_experiment.Rules`; its `coarse` is not used here.
         kind: whose masks count, Slot Attention's ("attention") or the "decoder"'s.
         lr: Adam's peak learning rate.
         cooled: lower the temperature of attention and decoder masks from 1.0 to 0.01 in training, as the original did.
     """
 
-    channels: int = 0
-    rules: objects_experiment.Rules = field(
-        default_factory=lambda: objects_experiment.Rules({"num_slots": SLOTS}, coarse=0.0)
-    )
+    channels: int
+    rules: objects_experiment.Rules
     kind: str = "attention"
     lr: float = 1e-3
     cooled: bool = False
-
-
-THEIRS = {"model": ORIGINAL | {"position": True, "mask_temperature": 1.0}, "area": 0.0, "coarse": 0.0, "sample": 0}
-THEIR_PIXELS = THEIRS | {"model": THEIRS["model"] | {"init": "gaussian"}}
-#: Ours twice, alike but for what they read and rebuild, and the original's two models of its ex_comparison.
-CONFIGS = {
-    "pixels": Config(32),
-    "features": Config(),
-    "pixels_original": Config(64, objects_experiment.Rules(**THEIR_PIXELS), "decoder", 4e-4, cooled=True),
-    "features_original": Config(0, objects_experiment.Rules(**THEIRS, diversity=0.01), "decoder"),
-}
 
 
 class Varied(MoviDataset):
@@ -88,16 +75,16 @@ class Varied(MoviDataset):
         return replace(scene, video=video.permute(0, 2, 3, 1).numpy(), masks=masks)
 
 
-def build(config: str, dim: int) -> Dinosaur:
-    """An untrained model of `CONFIGS`, at its last temperature; `dim` is that of frozen tokens."""
-    c, arguments = CONFIGS[config], CONFIGS[config].rules.model
-    if not c.channels:
+def build(config: Config, dim: int) -> Dinosaur:
+    """An untrained model, at its last temperature; `dim` is that of frozen tokens."""
+    arguments = config.rules.model
+    if not config.channels:
         return Dinosaur(dim, **arguments)
     model = Dinosaur(3 * PATCH**2, **(arguments | {"decoder": "mlp"}))
-    model.projection = Convolutions(c.channels, model.slot_dim, arguments.get("glorot", True))
+    model.projection = Convolutions(config.channels, model.slot_dim, arguments.get("glorot", True))
     if arguments.get("decoder") == "conv":
-        model.decoder = Painter(model.slot_dim, c.channels)
-    if c.cooled:
+        model.decoder = Painter(model.slot_dim, config.channels)
+    if config.cooled:
         model.attention_temperature = model.mask_temperature = linear_temperature(1, 1)
     return model
 
@@ -143,49 +130,51 @@ class Comparison:
     def _patches(self) -> tuple[Patches, Patches]:
         return Patches(self.train.video), Patches(self.test.video)
 
-    def seen(self, config: str) -> tuple[Features, Features] | tuple[Patches, Patches]:
+    def seen(self, config: Config) -> tuple[Features, Features] | tuple[Patches, Patches]:
         """What a configuration reads, of training and of held-out pictures."""
-        return self._patches if CONFIGS[config].channels else (self.train.features, self.test.features)
+        return self._patches if config.channels else (self.train.features, self.test.features)
 
-    def run(self, config: str, seed: int, steps: int) -> Run:
+    def run(self, name: str, config: Config, seed: int, steps: int) -> Run:
         """Load or train one model; with 0 steps, the untrained one."""
-        recipe = Recipe(steps, self.batch, CONFIGS[config].lr, steps // 5, precision=self.precision, seed=seed)
-        about = {"model": asdict(CONFIGS[config]), "tokens": self.train.about, "images": self.train.count}
-        name, untrained = f"ex_comparison-{config}-{steps}-{seed}", partial(build, config, self.train.dim)
+        recipe = Recipe(steps, self.batch, config.lr, steps // 5, precision=self.precision, seed=seed)
+        untrained, train = partial(build, config, self.train.dim), partial(self._fit, config, recipe)
         if not steps:
             torch.manual_seed(seed)
-            self._fit(config, recipe, model := untrained())
+            train(model := untrained())
             return Run(model.eval(), {}, {})
-        return load_or_train(name, untrained, partial(self._fit, config, recipe), recipe, about, self.train.fingerprint)
+        about = {"model": asdict(config), "tokens": self.train.about, "images": self.train.count}
+        name = f"ex_comparison-{name}-{steps}-{seed}"
+        return load_or_train(name, untrained, train, recipe, about, self.train.fingerprint)
 
-    def _fit(self, config: str, recipe: Recipe, model: Dinosaur, state: State | None = None) -> Fitted:
-        c, data = CONFIGS[config], self.seen(config)[0]
+    def _fit(self, config: Config, recipe: Recipe, model: Dinosaur, state: State | None = None) -> Fitted:
+        data = self.seen(config)[0]
         model.mean.copy_(data.mean)
         model.std.copy_(data.std)
 
         def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
-            if c.cooled:
+            if config.cooled:
                 model.attention_temperature = model.mask_temperature = linear_temperature(step, recipe.steps)
             batch = data.batch(indices(recipe, step, self.train.count)).to(model.mean.device)
-            return objects_experiment.objective(net, batch, c.rules)
+            return objects_experiment.objective(net, batch, config.rules)
 
-        return fit(model, loss, recipe, state=state, device=self.device, label=config)
+        return fit(model, loss, recipe, state=state, device=self.device, label="ex_comparison")
 
-    def costs(self, configs: list[str], steps: int, device: str) -> dict[str, float]:
+    def costs(self, configs: dict[str, Config], steps: int, device: str) -> dict[str, float]:
         """What a training step costs on a `device`, in units of the cheapest: core seconds, or seconds of a GPU."""
         on_gpu, seconds = device != "cpu" and torch.cuda.is_available(), {}
-        for config in configs:
-            now, times, _ = time.perf_counter if on_gpu else time.process_time, [], self.seen(config)  # prepared once
+        now = time.perf_counter if on_gpu else time.process_time
+        for name, config in configs.items():
+            times, _ = [], self.seen(config)  # prepared once
             for count in (2, 2 + steps):  # the difference leaves out what happens once
                 model, begun = build(config, self.train.dim), now()
                 self._fit(config, Recipe(count, self.batch, precision=self.precision), model)
                 times.append(now() - begun)
-            seconds[config] = times[1] - times[0]
-        return {config: round(value / min(seconds.values()), 2) for config, value in seconds.items()}
+            seconds[name] = times[1] - times[0]
+        return {name: round(value / min(seconds.values()), 2) for name, value in seconds.items()}
 
-    def measure(self, config: str, seed: int, steps: int) -> dict:
-        """A model on the held-out pictures, see `score`; each version with noise of its own, and all with the same."""
-        model = self.run(config, seed, steps).model
+    def measure(self, name: str, config: Config, seed: int, steps: int) -> dict:
+        """A model on the held-out images, see `score`; each version with noise of its own, and all with the same."""
+        model = self.run(name, config, seed, steps).model
         masks, slots = self.masks(config, model)
         shared = {f"{k}_shared": v for k, v in stability(self.masks(config, model, shared=True)[0]).items()}
         kept = {"winners": ["".join(map(str, m.argmax(0).tolist())) for m in masks[SHOWN]]}  # a digit a place: small
@@ -193,16 +182,16 @@ class Comparison:
         return row | {"slot_diversity": float(objects_experiment.cosine(slots).mean())} | kept
 
     @torch.no_grad()
-    def masks(self, config: str, model: Dinosaur, seed: int = 0, shared: bool = False) -> tuple[Tensor, Tensor]:
-        """Masks of all versions `[n, V, K, N]`, flips undone, and slots of the pictures as they are `[n, K, D]`.
+    def masks(self, config: Config, model: Dinosaur, shared: bool = False) -> tuple[Tensor, Tensor]:
+        """Masks of all versions `[n, V, K, N]`, flips undone, and slots of the images as they are `[n, K, D]`.
 
-        Slots of all versions of a picture start from the same noise if `shared`, else each from its own.
+        Slots of all versions of an image start from the same noise if `shared`, else each from its own.
         """
         parts, data = [], self.seen(config)[1]
         for version in range(len(TRANSFORMS)):
-            torch.manual_seed(seed if shared else seed + version)
+            torch.manual_seed(0 if shared else version)
             found = model(data.batch(slice(version, None, len(TRANSFORMS))).to(model.mean.device))
-            masks = found.attention if CONFIGS[config].kind == "attention" else found.masks
+            masks = found.attention if config.kind == "attention" else found.masks
             parts.append((masks.float().cpu(), found.slots.float().cpu()))
         return aligned(torch.stack([masks for masks, _ in parts], 1)), parts[0][1]
 

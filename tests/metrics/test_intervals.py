@@ -1,10 +1,11 @@
 """The one paired estimator: hand-made cases, the published formulas, coverage where seeds and scenes both vary."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from lib.metrics.intervals import between, bootstrap, compare, difference, holm, percentiles, weights
+from lib.metrics.intervals import between, bootstrap, compare, difference, holm, percentiles, readable, weights
 
 BASE = {0: 0.50, 1: 0.60, 2: 0.55}
 
@@ -108,3 +109,10 @@ def test_runs_are_compared_with_runs_and_with_controls():
     assert found.loc["a - nobody, mBO"].isna().all() and between(runs, [("x", "y")]).low.isna().all()
     with pytest.raises(ValueError, match="no seed"):
         between(runs, [("a", "blocks")], ["mbo"])
+
+
+def test_a_table_is_readable_and_has_no_nan():
+    low, high, corrected = [-0.01, np.nan, np.nan], [0.21, np.nan, np.nan], [0.512, np.nan, np.nan]
+    table = pd.DataFrame({"effect": [0.1, 0.2, np.nan], "low": low, "high": high, "p": 0.5, "holm": corrected})
+    found = readable(table)  # trained three times, once, never
+    assert found.to_numpy().tolist() == [["+0.100 (-0.010 to +0.210)", "0.51"], ["+0.200", "-"], ["-", "-"]]

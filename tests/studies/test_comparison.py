@@ -11,11 +11,21 @@ from hypothesis import strategies as st
 from lib import ROOT
 from lib.features import Features
 from lib.metrics.boundaries import boundary
+from lib.models.dinosaur import ORIGINAL
 from lib.models.pixel_autoencoder import PATCH, SIZE, Patches
 from lib.studies import comparison
-from lib.studies.comparison import CONFIGS, GRID, TRANSFORMS, Comparison, Varied
+from lib.studies.comparison import GRID, TRANSFORMS, Comparison, Config, Varied
+from lib.studies.objects.experiment import Rules
 
 KINDS = tuple(TRANSFORMS)
+OURS = Rules({"num_slots": 5}, coarse=0.0)
+THEIRS = Rules(ORIGINAL | {"position": True, "mask_temperature": 1.0}, area=0.0, coarse=0.0, sample=0)
+CONFIGS = {
+    "pixels": Config(32, OURS),
+    "features": Config(0, OURS),
+    "pixels_original": Config(64, THEIRS, "decoder", cooled=True),
+    "features_original": Config(0, THEIRS, "decoder"),
+}
 
 
 def partition(seed, versions=1, slots=3):
@@ -69,23 +79,23 @@ def test_patches_are_the_pictures_and_know_their_colours():
     torch.testing.assert_close(patches.std.view(3, -1)[2].mean(), torch.tensor(0.5), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_configuration_is_a_model_on_the_same_grid(config):
     torch.manual_seed(0)
     model = comparison.build(config, 4).eval()
-    tokens = torch.rand(1, GRID**2, 192 if CONFIGS[config].channels else 4)
+    tokens = torch.rand(1, GRID**2, 192 if config.channels else 4)
     with torch.no_grad():
         found = model(tokens)
     assert found.masks.shape == found.attention.shape == (1, 5, GRID**2)
     assert found.reconstruction.shape == model.target(tokens).shape == tokens.shape
     torch.testing.assert_close(found.masks.sum(1), torch.ones(1, GRID**2))
-    assert model.mask_temperature == pytest.approx(0.01 if CONFIGS[config].cooled else 1.0)
+    assert model.mask_temperature == pytest.approx(0.01 if config.cooled else 1.0)
 
 
 def test_the_cnn_sees_pictures_the_right_way_round():
     """A change in the patch of row 20, column 5 moves the inputs there most, and none far away."""
     torch.manual_seed(0)
-    model = comparison.build("pixels", 4)
+    model = comparison.build(CONFIGS["pixels"], 4)
     tokens = torch.rand(1, GRID**2, 192)
     changed = tokens.clone()
     changed[0, 20 * GRID + 5] = 1 - changed[0, 20 * GRID + 5]
@@ -148,18 +158,19 @@ def trials():
 
 def test_one_noise_for_all_versions_makes_the_index_mean_something(trials):
     """The model's inputs add a place, so the flipped version differs; all others are equal."""
-    model = trials.run("features", 0, 0).model
+    features = CONFIGS["features"]
+    model = trials.run("features", features, 0, 0).model
     alike = [i for i, kind in enumerate(KINDS) if kind != "flip"]
-    own, shared = (trials.masks("features", model, shared=s)[0][:, alike] for s in (False, True))
+    own, shared = (trials.masks(features, model, shared=s)[0][:, alike] for s in (False, True))
     assert comparison.stability(shared)["mask_stability_indexed"] == pytest.approx(1, abs=1e-5)
     assert comparison.stability(own)["mask_stability_indexed"] < 0.999
 
 
 def test_a_trained_model_is_loaded_again_and_measured(trials, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
-    row = trials.measure("features", 0, 1)
+    row = trials.measure("features", CONFIGS["features"], 0, 1)
     written = next((tmp_path / "checkpoints").glob("*.safetensors"))
     before = written.stat().st_mtime_ns
-    assert trials.measure("features", 0, 1) == row and written.stat().st_mtime_ns == before
+    assert trials.measure("features", CONFIGS["features"], 0, 1) == row and written.stat().st_mtime_ns == before
     assert len(row["winners"]) == len(KINDS) and {len(w) for w in row["winners"]} == {GRID**2}
     assert {"fg_ari", "mask_stability", "mask_stability_indexed_shared", "boundary_contrast"} < row.keys()

@@ -14,19 +14,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from lib.data.movi import COLORS, MATERIALS, SHAPES, SIZES, Scene
-from lib.metrics.intervals import difference, percentiles, weights
+from lib.metrics.intervals import difference, weights
 from lib.metrics.objects import finite, ids_of, iou_matrix
 from lib.studies.backbones.silhouettes import GEOMETRY, full_pixels
 
 #: What to load of a scene: `MoviDataset(root, split, fields=FIELDS, frames=...)`.
 FIELDS = ("segmentations", "material", "shape", "size", "color", *GEOMETRY)
-#: Edges of the bins of `binned`: share hidden, pixels to the next object, visible pixels.
-BINS = {"hidden": (0, 0.05, 0.25, 1), "distance": (0, 1.5, 6, 16, np.inf), "area": (0, 75, 150, 300, np.inf)}
-BIN_NAMES = {
-    "hidden": ("under 5 %", "5 to 25 %", "over 25 %"),
-    "distance": ("touching", "2 to 6", "7 to 16", "over 16"),
-    "area": ("to 75", "to 150", "to 300", "over 300"),
-}
 #: What `adjusted` holds constant beside the scene.
 TERMS = ("metal", "large", "log2 area", "hidden", "log2 distance", "border")
 #: Of the same objects, one a seed; a single table is that of a control without seeds.
@@ -41,7 +34,7 @@ def objects_of(scenes: Iterable[Scene], frames: slice | Sequence[int] | None = N
         frames: those that the scenes were loaded with.
 
     Returns:
-        Columns `image` (scene x T + frame), `scene`, `frame` (its number in the video), `id`; `material`, `shape`,
+        Columns `image` (scene x T + frame), `scene`, `id`; `material`, `shape`,
         `size` and `color` in words, by id; `mistaken`, the material that the original study read, see `by_rank`;
         `mixed`, whether the scene holds both materials; `area`, visible pixels; `hidden`, the share of its outline
         within the frame that other objects cover (`silhouettes.full_pixels`); `distance`, pixels between its visible
@@ -64,7 +57,6 @@ def objects_of(scenes: Iterable[Scene], frames: slice | Sequence[int] | None = N
                     {
                         "image": s * len(scene.masks) + t,
                         "scene": s,
-                        "frame": int(numbers[t]),
                         "id": i,
                         "material": MATERIALS[scene.material[i - 1]],
                         "mistaken": MATERIALS[wrong],
@@ -95,15 +87,14 @@ def by_rank(material: NDArray[np.int64], seen: NDArray[np.int64]) -> NDArray[np.
 def judge(masks: Tensor, truth: Tensor) -> pd.DataFrame:
     """How well slots hold each object in sight; masks are made hard by argmax.
 
-    Their means over the objects of an image are `metrics.objects`' mBO (`best`) and mIoU (`iou`).
+    The mean of `best` over the objects of an image is `metrics.objects`' mBO.
 
     Args:
         masks: `[n, K, H, W]`; truth: ids `[n, H, W]`.
 
     Returns:
-        Columns `image`, `id`; `best`, the largest IoU with any slot, `slot`, that slot; `recall`, the share of the
-        object in it, `precision`, the object's share of it; `iou`, under the best one-to-one matching, and `matched`,
-        the slot there, -1 where slots ran out.
+        Columns `image`, `id`; `best`, the largest IoU with any slot; `recall`, the share of the object in that slot;
+        `matched`, the slot under the best one-to-one matching, -1 where slots ran out.
     """
     rows = []
     winners = finite("masks", masks).argmax(1).numpy()
@@ -113,50 +104,9 @@ def judge(masks: Tensor, truth: Tensor) -> pd.DataFrame:
         objects, columns = linear_sum_assignment(-iou)
         slots[objects] = present[columns]
         for row, i in enumerate(np.unique(ids[ids > 0]).tolist()):
-            slot = int(present[iou[row].argmax()])
-            both = ((hard == slot) & (ids == i)).sum()
-            rows.append(
-                {
-                    "image": image,
-                    "id": i,
-                    "best": iou[row].max(),
-                    "slot": slot,
-                    "recall": both / (ids == i).sum(),
-                    "precision": both / (hard == slot).sum(),
-                    "iou": iou[row, present == slots[row]].sum(),
-                    "matched": int(slots[row]),
-                }
-            )
-    return pd.DataFrame(rows, columns=["image", "id", "best", "slot", "recall", "precision", "iou", "matched"])
-
-
-def binned(objects: pd.DataFrame) -> pd.DataFrame:
-    """The table with columns `hidden bin`, `distance bin` and `area bin` beside it; alone counts as far away."""
-    bins = {}
-    for column, edges in BINS.items():
-        values = objects[column].fillna(np.inf).clip(upper=1e9)  # pandas' bins are finite
-        bins[f"{column} bin"] = pd.cut(values, np.minimum(edges, 1e9), labels=BIN_NAMES[column], include_lowest=True)
-    return objects.assign(**bins)
-
-
-def means(objects: pd.DataFrame, value: str, by: str | list[str]) -> pd.DataFrame:
-    """Mean over the objects of each group with its 95 % interval, scenes drawn with replacement.
-
-    Returns:
-        Columns `mean`, `low`, `high`, `objects`, `scenes`, a row a group. A group of one scene has no interval (NaN).
-    """
-    scenes, where = np.unique(objects.scene, return_inverse=True)
-    drawn = weights(len(scenes))
-    rows = {}
-    some = objects.assign(drawn=where).dropna(subset=[value])
-    for name, group in some.groupby(by, observed=True):
-        total, count = (np.bincount(group.drawn, w, len(scenes)) for w in (group[value], np.ones(len(group))))
-        with np.errstate(invalid="ignore"):  # a draw may hold no scene of a small group
-            ratios = (drawn @ total) / (drawn @ count)
-        low, high = percentiles(ratios) if (count > 0).sum() > 1 else (np.nan, np.nan)
-        rows[name] = {"mean": total.sum() / count.sum(), "low": low, "high": high}
-        rows[name] |= {"objects": len(group), "scenes": (count > 0).sum()}
-    return pd.DataFrame(rows).T.astype({"objects": int, "scenes": int}).rename_axis(by)
+            recall = (hard[ids == i] == present[iou[row].argmax()]).mean()
+            rows.append([image, i, iou[row].max(), recall, int(slots[row])])
+    return pd.DataFrame(rows, columns=["image", "id", "best", "recall", "matched"])
 
 
 def gaps(tables: Tables, value: str) -> dict[int | None, NDArray[np.float64]]:

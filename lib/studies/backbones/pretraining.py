@@ -8,7 +8,6 @@ of 64 px and two of 48 px, so steps and frames are equal, computation is not. Th
 
 import math
 from functools import partial
-from pathlib import Path
 
 import kornia.augmentation as K
 import numpy as np
@@ -16,10 +15,9 @@ import torch
 from open_clip import ClipLoss
 from torch import Tensor, nn
 
-from lib import ROOT
 from lib.data.movi import COLORS, MATERIALS, SHAPES, SIZES, MoviDataset, Scene
 from lib.models import small_vit
-from lib.models.backbones import IMAGENET, Backbone
+from lib.models.backbones import IMAGENET
 from lib.studies.backbones.objectives import Contrast, Distillation, class_loss, patch_loss
 from lib.training import Fitted, Recipe, Run, State, fit, load_or_train
 
@@ -58,15 +56,13 @@ def train(
     depth: int = 6,
     seed: int = 0,
     device: str = "auto",
-    precision: str = "32-true",
-    root: Path | str = ROOT / "data" / "movi_a",
 ) -> Run:
     """Load or train one transformer on all frames of the train split; its `model` is the teacher's or the image tower.
 
     Kept as `vit8_<objective>-HASH` (see `training.load_or_train`), or committed without its hash, because
-    `models.backbones` loads it by that name; `backbone` makes frozen tokens of it. The history has
-    `loss` every 20 steps; of DINO and iBOT `teacher_entropy` (log K where it says nothing), `marginal_entropy` (0
-    where all images are the same to it) and `class_sd`, of CLIP `accuracy`: captions found among the batch's.
+    `models.backbones` loads it by that name. The history has `loss` every 20 steps; of DINO and iBOT `teacher_entropy`
+    (log K where it says nothing), `marginal_entropy` (0 where all images are the same to it) and `class_sd`, of CLIP
+    `accuracy`: captions found among the batch's.
 
     Args:
         objective: "dino", "ibot" or "clip".
@@ -78,8 +74,8 @@ def train(
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; choose one of {', '.join(OBJECTIVES)}")
-    recipe = Recipe(steps, batch, lr=1e-3, warmup=max(steps // 10, 1), precision=precision, seed=seed)
-    dataset = MoviDataset(root, "train")
+    recipe = Recipe(steps, batch, lr=1e-3, warmup=max(steps // 10, 1), seed=seed)
+    dataset = MoviDataset(split="train")
     method = SHARED | (CONTRAST if objective == "clip" else DISTILLATION)
     config = {
         "objective": objective,
@@ -105,21 +101,6 @@ def train(
         return found
 
     return load_or_train(name, partial(small_vit.build, width, depth), fit_it, recipe, config, dataset.fingerprint)
-
-
-def backbone(objective: str, **settings) -> Backbone:
-    """Frozen tokens of `train(objective, **settings)`; of "random", of the weights that all three started from.
-
-    Named as in `lib.models.backbones`, which loads the committed weights without this module.
-    """
-    if objective == "random":
-        sizes = {k: settings[k] for k in ("width", "depth") if k in settings}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.get("seed", 0))
-            return Backbone("vit8_random", small_vit.build(**sizes), IMAGENET, (small_vit.PATCH,), "random")
-    run = train(objective, **settings)
-    revision = run.header.get("revision", "this run")
-    return Backbone(f"vit8_{objective}", run.model, IMAGENET, (small_vit.PATCH,), f"trained here, {revision}")
 
 
 def draw(scenes: int, frames: int, recipe: Recipe, step: int) -> tuple[list[int], list[int]]:

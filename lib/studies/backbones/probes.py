@@ -1,4 +1,4 @@
-"""What slots and tokens hold: linear probes for attributes, a map of slots, statistics of tokens, "visual quality".
+"""What slots and tokens hold: linear probes for attributes, a map of slots, statistics of tokens.
 
 Introduced in notebooks/backbone_comparison.ipynb.
 """
@@ -27,12 +27,7 @@ def under_slots(slots: Tensor, found: pd.DataFrame) -> NDArray[np.float64]:
 
     Args:
         slots: `[n, K, D]`.
-
-    Raises:
-        ValueError: an object has no slot; leave such rows out, `found[found.matched >= 0]`.
     """
-    if (found.matched < 0).any():
-        raise ValueError(f"{int((found.matched < 0).sum())} objects have no slot; use found[found.matched >= 0]")
     return slots[found.image.tolist(), found.matched.tolist()].double().cpu().numpy()
 
 
@@ -80,29 +75,21 @@ def probe(
     }
 
 
-def probes(
-    inputs: dict[str, tuple[NDArray, NDArray]], train: pd.DataFrame, test: pd.DataFrame, attributes=ATTRIBUTES
-) -> pd.DataFrame:
+def probes(inputs: dict[str, tuple[NDArray, NDArray]], train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     """`probe` of every attribute from every input, (train, test) vectors of the objects in the tables' rows."""
     rows = [
         {"input": name, "attribute": a}
         | probe(x, train[a].to_numpy(), train.scene.to_numpy(), y, test[a].to_numpy(), test.scene.to_numpy())
         for name, (x, y) in inputs.items()
-        for a in attributes
+        for a in ATTRIBUTES
     ]
     return pd.DataFrame(rows)
 
 
-def embed(vectors: NDArray, seed: int = 0) -> NDArray[np.float64]:
-    """Vectors `[m, D]`, standardised, on a plane `[m, 2]` by t-SNE (van der Maaten and Hinton 2008), for looking only.
-
-    Raises:
-        ValueError: fewer than five vectors.
-    """
-    if len(vectors) < 5:
-        raise ValueError(f"{len(vectors)} vectors are too few for a map; hand in at least 5")
+def embed(vectors: NDArray) -> NDArray[np.float64]:
+    """Vectors `[m, D]`, standardised, on a plane `[m, 2]` by t-SNE (van der Maaten and Hinton 2008), to look at."""
     scaled = StandardScaler().fit_transform(vectors)
-    return TSNE(perplexity=min(30, (len(vectors) - 1) / 3), init="pca", random_state=seed).fit_transform(scaled)
+    return TSNE(perplexity=min(30, (len(vectors) - 1) / 3), init="pca", random_state=0).fit_transform(scaled)
 
 
 def token_statistics(tokens: Tensor) -> dict[str, float]:
@@ -129,22 +116,3 @@ def token_statistics(tokens: Tensor) -> dict[str, float]:
         "cosine": alike.mean(),
     }
     return {k: float(v) for k, v in found.items()}
-
-
-def visual_quality(picture: NDArray) -> float:
-    """The original study's "visual quality" of a result picture `[H, W, 3]` in 0..255: mean over RGB of their sd."""
-    return float(np.asarray(picture, float).std((0, 1)).mean())
-
-
-def blind_spots(picture: NDArray, seed: int = 0) -> dict[str, tuple[NDArray[np.uint8], float]]:
-    """What `visual_quality` does not see: `[H, W, 3]` pictures in 0..255 and their values.
-
-    The picture; the same pixels in random order, which have the same value; and uniform noise, with 73.6 in the limit.
-    """
-    rng, picture = np.random.default_rng(seed), np.asarray(picture, np.uint8)
-    cases = {
-        "result": picture,
-        "pixels shuffled": rng.permutation(picture.reshape(-1, 3)).reshape(picture.shape),
-        "noise": rng.integers(0, 256, picture.shape, np.uint8),
-    }
-    return {name: (p, visual_quality(p)) for name, p in cases.items()}

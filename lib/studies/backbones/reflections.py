@@ -12,8 +12,9 @@ from torch import Tensor
 
 from lib.metrics.objects import finite, ids_of
 
-SHARES = ("own", "theft", "ground", "mirror", "taken_bright", "foreign", "lured")
-COLUMNS = ("image", "id", *SHARES, "spill", "entropy", "entropy_bright")
+#: What a row of the study keeps of every object; the first three of `COLUMNS` after `id` say where its pixels went.
+STORED = ("mirror", "lured", "entropy", "entropy_bright")
+COLUMNS = ("image", "id", "own", "theft", "ground", *STORED)
 
 
 def reflections(masks: Tensor, truth: Tensor, pictures: Tensor) -> pd.DataFrame:
@@ -30,13 +31,11 @@ def reflections(masks: Tensor, truth: Tensor, pictures: Tensor) -> pd.DataFrame:
         `own`, in slots whose main region is the object; `theft`, another object; `ground`, the background; the three
         sum to one. `mirror`: not in its own slots, and in RGB nearer to the mean colour of the main region of the slot
         that took it than to the object's own mean colour: the slot follows what the pixel shows. 0 for an object
-        without a slot of its own (`own` is 0): it is swallowed as a whole, whatever it shows. `taken_bright`: of the
-        bright pixels, those in `theft` or `ground`. `foreign`: whoever has them, nearer in RGB to the mean colour of
-        some other region of the image than to the object's own: what could mislead. `lured`: of the foreign pixels
-        those in `theft` or `ground`, minus the same of the others, -1 to 1: whether it does mislead; NaN for an object
-        without a slot of its own or with one kind of pixels alone.
-        And `spill`: of the soft mass of the slot with most mass on the object, the share outside it. `entropy` and
-        `entropy_bright`: mean entropy over slots at its pixels, and at its bright ones, in units of log K.
+        without a slot of its own (`own` is 0): it is swallowed as a whole, whatever it shows. `lured`: of the foreign
+        pixels, nearer in RGB to the mean colour of some other region of the image than to the object's own, those in
+        `theft` or `ground`, minus the same of the others, -1 to 1: whether what could mislead does; NaN for an object
+        without a slot of its own or with one kind of pixels alone. `entropy` and `entropy_bright`: mean entropy over
+        slots at its pixels, and at its bright ones, in units of log K.
     """
     rows = []
     masks, pictures = finite("masks", masks), finite("pictures", pictures)
@@ -57,20 +56,17 @@ def reflections(masks: Tensor, truth: Tensor, pictures: Tensor) -> pd.DataFrame:
         for i in np.unique(ids[ids > 0]).tolist():
             mine = ids == i
             bright = mine & (light >= np.quantile(light[mine], 0.9))
-            inside = soft[:, mine].sum(1)
-            slot = inside.argmax()
             holds = not taken[mine].all()
             found = [~taken, taken & (owner > 0), taken & (owner == 0), taken & alike & holds]
-            shares = [x[mine].mean() for x in found] + [taken[bright].mean(), foreign[mine].mean()]
+            shares = [x[mine].mean() for x in found]
             both = holds and 0 < foreign[mine].mean() < 1
             shares.append(taken[mine & foreign].mean() - taken[mine & ~foreign].mean() if both else np.nan)
-            spill = 1 - inside[slot] / soft[slot].sum()
-            rows.append([image, i, *shares, spill, entropy[mine].mean(), entropy[bright].mean()])
+            rows.append([image, i, *shares, entropy[mine].mean(), entropy[bright].mean()])
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def clearest(objects: pd.DataFrame, by: str = "mirror", count: int = 6) -> pd.DataFrame:
-    """The objects with most pixels in a share of `reflections` (share x area), the largest first, one a scene.
+def clearest(objects: pd.DataFrame) -> pd.DataFrame:
+    """The six objects with most pixels mirrored away (share x area), the largest first, one a scene.
 
     Of those that are at most half hidden and away from the frame's edge, so that nothing else explains it.
 
@@ -78,5 +74,5 @@ def clearest(objects: pd.DataFrame, by: str = "mirror", count: int = 6) -> pd.Da
         objects: a table of `materials.objects_of` joined with `reflections`.
     """
     some = objects[(objects.hidden <= 0.5) & ~objects.border]
-    order = (some[by] * some.area).sort_values(ascending=False, kind="stable").index
-    return some.loc[order].drop_duplicates("scene").head(count)
+    order = (some.mirror * some.area).sort_values(ascending=False, kind="stable").index
+    return some.loc[order].drop_duplicates("scene").head(6)

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from lib.metrics import intervals
+from lib.models.dinosaur import NORMS, Dinosaur
 from lib.studies.backbones import experiment, tables
 from lib.studies.backbones.faults import Projected
 from lib.studies.backbones.tables import pack, unpack
 from lib.studies.objects import experiment as objects_experiment
 from lib.studies.objects.experiment import Rules
+from lib.studies.objects.final import Trials
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +75,12 @@ def test_the_projection_reads_standardised_tokens(split):
     assert not torch.allclose(before, net.target(tokens))
 
 
-def test_every_normalisation_is_tried_on_each_side_with_the_other_fixed():
-    grid = experiment.norms(["a", "b"], [0, 1], 5)
-    assert len(grid) == 2 * 2 * 10 and len({str(g) for g in grid}) == len(grid)
-    others = [g for g in grid if "dataset" not in (g["input_norm"], g["target_norm"])]
-    assert all((g["input_norm"], g["target_norm"]) == ("image", "image") for g in others) and len(others) == 2 * 2
-
-
 def test_what_is_standard_is_input_and_target_and_backbones_are_averaged():
+    sides = [(n, "dataset") for n in NORMS] + [("dataset", n) for n in NORMS if n != "dataset"] + [("image", "image")]
     rows = [
-        {"params": g, "metrics": {"mbo": float(g["backbone"] == "b")}} for g in experiment.norms(["a", "b"], [0], 5)
+        {"params": {"backbone": b, "seed": 0, "input_norm": i, "target_norm": t}, "metrics": {"mbo": float(b == "b")}}
+        for b in ("a", "b")
+        for i, t in sides
     ]
     runs = {r["config"]: r["metrics"]["mbo"] for r in tables.norm_runs(rows)}
     assert {"a, input dataset", "a, target dataset", "b, both image", "b, input image"} <= set(runs)
@@ -188,27 +186,6 @@ def test_pairs_are_compared_in_every_measure():
     assert first["config"] == "difference a - b, FG-ARI" and first["metrics"]["difference"] == pytest.approx(0.8)
 
 
-def test_a_fault_is_measured_against_the_same_backbone_without_it():
-    names = ("a", "a, attention across the batch", "a, drifting", "a, projected", "a, original")
-    runs = [
-        {"config": c, "seed": s, "metrics": dict.fromkeys(("mbo", "refined_fg_ari", "refined_mbo"), s)}
-        for c in names
-        for s in (0, 1)
-    ]
-    for run in runs:
-        value = names.index(run["config"]) + run["seed"] / 10
-        run["metrics"] |= {"fg_ari": value}
-    found = tables.faults(runs, "a").dropna(how="all")
-    assert found.difference.filter(regex="FG-ARI$").round(6).to_dict() == {
-        "attention across the batch, FG-ARI": 1, "a target that is trained along, FG-ARI": -1,
-        "the original's whole recipe, FG-ARI": 4,
-    }  # fmt: skip
-    assert (found.difference.filter(like="mBO") == 0).all()
-    assert (found.holm >= found.p).all()
-    figure = tables.fault_effects(found)
-    assert [a.get_xlabel() for a in figure.axes][2] == "change of FG-ARI, refined, 95 %"
-
-
 def test_the_loss_of_a_checkpoint_is_that_of_the_steps_before_it():
     history = [{"step": s, "loss": float(s)} for s in range(0, 301, 50)]
     history[-1]["fg_ari"] = 0.5
@@ -227,26 +204,37 @@ def test_k_means_and_blocks_are_runs_too():
     assert runs[2]["metrics"]["mbo"] == 1  # the object is one of the blocks
 
 
-def test_seeds_are_averaged_object_by_object():
-    seen = {0: OBJECTS.assign(best=BEST), 1: OBJECTS.assign(best=[0.4] * 5)}
-    np.testing.assert_allclose(tables.pooled(seen).best, [0.3, 0.5, 0.3, 0.5, 0.7])
-
-
-def test_the_grid_has_every_backbone_and_the_faults_of_one():
-    grid = experiment.grid(["a", "b"], [0, 1, 2], "b", [0], 7)
-    assert len(grid) == 2 * 3 + 2 + 3 and all(g["steps"] == 7 for g in grid)
-    assert {"backbone": "b", "seed": 0, "steps": 7, "recipe": "original"} in grid
-    assert {"backbone": "b, no pixel normalisation", "seed": 0, "steps": 7} in grid
-
-
-def test_an_edit_is_counted_where_it_is_heard(pictures):
-    names = ["vit8_random", "vit8_random, attention across the batch"]
-    found = experiment.edited(names, pictures)
-    assert found.loc[names[0]].to_list() == [256, 0]
-    assert found.loc[names[1]].to_list() == [1, 1]
-
-
 def test_costs_are_shares_of_the_first(pictures):
-    found = experiment.costs(["vit8_random", "pixels"], pictures, repeat=1)
+    found = experiment.costs(["vit8_random", "pixels"], pictures, Rules())
     assert found["vit8_random"]["time_tokens"] == found["vit8_random"]["time_step"] == 1
     assert found["pixels"]["backbone_parameters"] == 0 < found["vit8_random"]["backbone_parameters"] < 1
+
+
+def test_courses_become_histories_of_a_configuration():
+    rows = [row("a", s, BEST, recipe=r) for s in (0, 1) for r in ("ours", "drifting")]
+    found = tables.courses(rows, ["a", "a, drifting", "a, original"])
+    assert list(found) == ["a", "a, drifting"] and len(found["a"]) == 2
+    assert found["a"][0][1] == {"step": 20, "loss": 1.0, "fg_ari": 0.5}
+
+
+def test_a_recipe_names_its_checkpoint_and_its_settings_reach_the_training(monkeypatch):
+    seen = []
+    monkeypatch.setattr(experiment, "scenes", lambda trials, backbone, name: name)
+    monkeypatch.setattr(objects_experiment, "train", lambda *args, **how: seen.append((*args, how)))
+    standard = {"input_norm": "dataset", "target_norm": "dataset"}
+    ours = {"rules": {"area": 0.0, "model": standard}, "warmup": 8, "masks": "attention"}
+    recipes = {
+        "ours": ours,
+        "drifting": {"rules": {"area": 0.0}, "warmup": 40, "masks": "attention", "network": Projected},
+    }
+    study = experiment.Study(Trials(batch=8), recipes)
+    study.run("vit8_clip, no pixel normalisation", 3, 800)
+    study.run("pixels", 0, 200, input_norm="image")
+    study.run("pixels", 0, 800, "drifting")
+    assert [name.removeprefix("backbone_comparison-") for name, *_ in seen] == [
+        "vit8_clip-no_pixel_normalisation-dataset-dataset-800-3", "pixels-image-dataset-200-0", "pixels-drifting-800-0",
+    ]  # fmt: skip
+    assert [rules.model for _, _, rules, *_ in seen] == [standard, standard | {"input_norm": "image"}, {}]
+    assert [how.warmup for *_, how, _ in seen] == [100, 25, 20]
+    assert [how["network"] for *_, how in seen] == [Dinosaur, Dinosaur, Projected]
+    assert [how["watch_every"] for *_, how in seen] == [66, 200, 66]
