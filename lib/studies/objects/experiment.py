@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from lib.features import Split
-from lib.features import split as split
 from lib.masks import guided, merge
 from lib.metrics import objects
 from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.token_decoders import positions_of
+from lib.models.video import slot_contrast
 from lib.training import Fitted, Recipe, Run, State, fit, indices, load_or_train
 
 #: What is reported of every model, beside `logit_sd`, `slot_diversity` and `loss`.
@@ -31,7 +31,7 @@ class Rules:
 
     Args:
         model: arguments of `Dinosaur`, where they differ from its defaults.
-        area: weight of the sum over slots of the square root of their mask's share of the picture: one large
+        area: weight of the sum over slots of the square root of their mask's share of the image: one large
             background is cheaper than many parts. Above 0.03 it merges everything before slots have parted.
         diversity: weight of the mean cosine between slot vectors, the original's loss against collapse.
         coarse: share of the steps on tokens averaged 2 x 2, before the full grid.
@@ -84,37 +84,35 @@ def train(
             seen = measure(net, held_out, images=np.arange(32))
             return {k: float(np.nanmean(v)) for k, v in seen.items() if k in KEYS}
 
-        return fit(
-            model,
-            loss,
-            recipe,
-            state=state,
-            device=device,
-            watch=None if held_out is None else watch,
-            watch_every=watch_every,
-            label=name,
-        )
+        watched = None if held_out is None else watch
+        return fit(model, loss, recipe, state=state, device=device, watch=watched, watch_every=watch_every, label=name)
 
     return load_or_train(name, build, fit_it, recipe, config, data.fingerprint)
 
 
-def objective(net: nn.Module, tokens: Tensor, rules: Rules) -> tuple[Tensor, dict[str, float]]:
-    """The loss of tokens `[B, N, C]`, and what to log; the positions to decode come from torch's generator."""
-    batch, count, _ = tokens.shape
-    target, positions = net.target(tokens), None
+def objective(net: nn.Module, tokens: Tensor, rules: Any) -> tuple[Tensor, dict[str, float]]:
+    """The loss of tokens `[B, N, C]`, or of clips of them `[B, T, N, C]`, and what to log.
+
+    The positions to decode come from torch's generator.
+    """
+    target, positions, count = net.target(tokens), None, tokens.shape[-2]
+    side = int(count**0.5)
     if 0 < rules.sample < count:
-        chosen = torch.rand(batch, count, device=tokens.device).argsort(1)[:, : rules.sample]
-        side = int(count**0.5)
+        chosen = torch.rand(tokens.shape[:-1], device=tokens.device).argsort(-1)[..., : rules.sample]
         positions = positions_of((side, side), tokens.device)[chosen]
-        target = target.gather(1, chosen[..., None].expand(-1, -1, target.shape[-1]))
-    found = net(tokens, positions)
+        target = target.gather(-2, chosen[..., None].expand(*chosen.shape, target.shape[-1]))
+    found = net(tokens, positions) if tokens.ndim == 3 else net(tokens, (side, side), positions)
     error = (found.reconstruction.float() - target).square().mean()
     value = error
     if rules.area:
-        value = value + rules.area * (found.masks.mean(-1) + 1e-6).sqrt().sum(1).mean()
+        value = value + rules.area * (found.masks.mean(-1) + 1e-6).sqrt().sum(-1).mean()
     if rules.diversity:
-        value = value + rules.diversity * cosine(found.slots.float()).mean()
-    return value, {"error": error.item(), "mask_certainty": found.masks.detach().amax(1).mean().item()}
+        value = value + rules.diversity * cosine(found.slots.float().flatten(0, -3)).mean()
+    logged = {"error": error.item(), "mask_certainty": found.masks.detach().amax(-2).mean().item()}
+    if tokens.ndim == 4 and rules.contrast:
+        contrast = slot_contrast(found.slots.float())
+        value, logged["contrast"] = value + rules.contrast * contrast, contrast.item()
+    return value, logged
 
 
 def cosine(vectors: Tensor) -> Tensor:
@@ -167,7 +165,7 @@ def stages(
 
     The threshold of `merge` is `choose_threshold`'s, from another split.
     """
-    pictures, truth = data.images()
+    pixels, truth = data.images()
     images = np.arange(len(truth)) if images is None else images
     masks, slots, frames, _ = _see(model, data, images, kind)
     size = tuple(truth.shape[-2:])
@@ -175,7 +173,7 @@ def stages(
     return {
         "raw": on_image(masks, size),
         "merged": on_image(merged, size),
-        "refined": guided(merged, pictures[images]),
+        "refined": guided(merged, pixels[images]),
     }
 
 

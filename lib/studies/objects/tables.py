@@ -14,7 +14,7 @@ from lib.masks import guided, merge
 from lib.metrics import objects
 from lib.models import backbones
 from lib.models.video import VideoModel
-from lib.studies.objects.final import SOURCES, Trials
+from lib.studies.objects.final import Trials
 
 
 def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -31,34 +31,30 @@ def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return torch.tensor(found)
 
 
-#: A stage and the configuration that reports it: ours as refined, others as the literature knows them.
-OURS = {"refined": "ours", "merged": "ours_merged", "raw": "ours_raw"}
-
-
-def runs_of(trained: list[dict], untrained: list[dict], small: list[dict], videos: list[dict]) -> list[dict]:
+def runs_of(
+    stages: dict[str, dict[str, str]],
+    trained: list[dict],
+    untrained: list[dict],
+    small: list[dict],
+    videos: list[dict],
+) -> list[dict]:
     """Rows of the four sweeps as runs for `results.write`.
 
-    `pixels` and `random_vits14` are refined like ours, with `_raw` beside them; the original's configuration and the
-    untrained controls are as they are, with `_refined` beside them. Video measures join the runs of ours;
-    `frame_fg_ari` is that of single frames of the same videos. `time` and `memory` of trainings on more tokens are
-    relative to the fewest tokens of the same seed, because seconds hold for one machine only.
+    Video measures join the runs of ours; `frame_fg_ari` is that of single frames of the same videos. `time` and
+    `memory` of trainings on more tokens are relative to the fewest tokens of the same seed, because seconds hold for
+    one machine only.
+
+    Args:
+        stages: of each configuration, the stages of its masks that are reported, and under which name.
     """
-    runs = []
+    runs, over_time = [], {v["params"]["seed"]: v["metrics"] for v in videos}
     for row in trained + untrained:
-        p = row["params"]
+        p, metrics = row["params"], row["metrics"]
         name = p.get("config", p.get("control"))
-        stages = {"refined": f"{name}_refined", "raw": name}
-        if name in SOURCES:
-            stages = {"refined": name, "raw": f"{name}_raw"}
-        over_time = {}
-        if name == "ours":
-            stages = OURS
-            over_time = next((v["metrics"] for v in videos if v["params"]["seed"] == p["seed"]), {})
-        for stage, config in stages.items():
-            followed = _over_time(over_time.get(stage, {}))
-            runs.append({"config": config, "seed": p["seed"], "metrics": row["metrics"][stage] | followed})
-        if "attention" in row["metrics"]:
-            runs.append({"config": f"{name}_attention", "seed": p["seed"], "metrics": row["metrics"]["attention"]})
+        tracked = over_time.get(p["seed"], {}) if name == "ours" else {}
+        for stage, config in stages[name].items():
+            found = metrics[stage] | _over_time(tracked.get(stage, {}))
+            runs.append({"config": config, "seed": p["seed"], "metrics": found})
     for row in small:
         p, m = row["params"], row["metrics"]
         name, cost = f"slots_{p['slots']}", {}
@@ -149,7 +145,7 @@ def budgets(summary: dict[str, dict], names: list[str], keys: list[str]) -> plt.
 
 @torch.no_grad()
 def drawn(trials: Trials, model: VideoModel, threshold: float, scene: int) -> tuple[torch.Tensor, ...]:
-    """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and the masks `[T, K, H, W]` of one start, drawn to edges.
+    """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and the masks `[T, K, H, W]` of one start, refined.
 
     Only that scene's tokens are computed.
     """

@@ -10,10 +10,10 @@ from lib import results
 from lib.metrics.intervals import difference
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
-from lib.studies.objects import tracking
+from lib.studies.objects import experiment, tracking
 from lib.studies.objects.final import control_masks
 from lib.studies.objects.tables import bleeding_by_size, by_scene, missed, runs_of
-from lib.studies.objects.tracking import Rules
+from lib.studies.objects.tracking import ClipRules
 from lib.training import Recipe
 
 RECIPE = Recipe(3, batch=2, lr=1e-3, warmup=1)
@@ -34,13 +34,13 @@ SMALL = {"num_slots": 3, "slot_dim": 8, "hidden_dim": 16}
 
 def test_a_trained_model_is_loaded_and_another_is_trained(scenes, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
-    first = tracking.train("v", scenes, Rules(model=SMALL, contrast=0.1), RECIPE, device="cpu")
-    again = tracking.train("v", scenes, Rules(model=SMALL, contrast=0.1), RECIPE, device="cpu")
+    first = tracking.train("v", scenes, ClipRules(model=SMALL, contrast=0.1), RECIPE, device="cpu")
+    again = tracking.train("v", scenes, ClipRules(model=SMALL, contrast=0.1), RECIPE, device="cpu")
     assert first.header["seconds"] == again.header["seconds"]  # read from the checkpoint
     assert len(list((results.out() / "checkpoints").glob("v-??????.safetensors"))) == 1
     assert first.history[-1].keys() >= {"error", "contrast", "mask_certainty"}
     torch.testing.assert_close(again.model.image_model.mean, scenes.features.mean, atol=1e-2, rtol=1e-2)
-    other = tracking.train("v", scenes, Rules(model=SMALL, contrast=0.2), RECIPE, device="cpu")
+    other = tracking.train("v", scenes, ClipRules(model=SMALL, contrast=0.2), RECIPE, device="cpu")
     assert other.header["config"]["rules"]["contrast"] == 0.2
 
 
@@ -50,10 +50,10 @@ def test_training_begins_from_the_image_model_that_is_handed_over(scenes, tmp_pa
     image = Dinosaur(4, **SMALL)
     start = SimpleNamespace(model=image, header={"config": {"seed": 3}})
     still = Recipe(1, batch=2, lr=0.0, warmup=1)
-    run = tracking.train("s", scenes, Rules(model=SMALL), still, start=start, device="cpu")
+    run = tracking.train("s", scenes, ClipRules(model=SMALL), still, start=start, device="cpu")
     kept = run.model.image_model.decoder.slot.weight
     start.model.decoder.slot.weight.data += 1
-    other = tracking.train("s", scenes, Rules(model=SMALL), still, start=start, device="cpu")
+    other = tracking.train("s", scenes, ClipRules(model=SMALL), still, start=start, device="cpu")
     assert run.header["config"]["start"]["weights"] != other.header["config"]["start"]["weights"]
     start.model.decoder.slot.weight.data -= 1
     torch.testing.assert_close(kept, image.decoder.slot.weight, atol=1e-3, rtol=1e-2)
@@ -62,7 +62,7 @@ def test_training_begins_from_the_image_model_that_is_handed_over(scenes, tmp_pa
 def test_videos_shorter_than_a_clip_are_refused(scenes, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
     with pytest.raises(ValueError, match="long: videos have 6 frames, clips 7"):
-        tracking.train("long", scenes, Rules(model=SMALL, clip=7), RECIPE, device="cpu")
+        tracking.train("long", scenes, ClipRules(model=SMALL, clip=7), RECIPE, device="cpu")
 
 
 def test_clips_stay_within_their_video(scenes):
@@ -82,7 +82,7 @@ def test_a_random_half_of_the_positions_is_an_unbiased_loss(scenes):
         slots = net.image_model.attention.initial_slots
         net.image_model.attention.initial_slots = lambda batch: torch.ones(batch, 3, 8) * torch.arange(3)[:, None]
         try:
-            return tracking.objective(net, clips, Rules(sample=sample, area=0.0))[1]["error"]
+            return experiment.objective(net, clips, ClipRules(sample=sample, area=0.0))[1]["error"]
         finally:
             net.image_model.attention.initial_slots = slots
 
@@ -94,10 +94,33 @@ def test_a_random_half_of_the_positions_is_an_unbiased_loss(scenes):
 def test_measures_of_a_video_do_not_depend_on_its_neighbours(scenes):
     torch.manual_seed(0)  # learned starts differ by far more than rounding, so no pixel is decided by that
     net = VideoModel(Dinosaur(4, **SMALL, init="learned"), predictor="none").eval()
-    both, frames = tracking.measure(tracking.follow(net, scenes, [0, 1]), scenes, [0, 1])
-    one, _ = tracking.measure(tracking.follow(net, scenes, [1]), scenes, [1])
+    both, frames = tracking.measure(tracking.track(net, scenes, [0, 1]), scenes, [0, 1])
+    one, _ = tracking.measure(tracking.track(net, scenes, [1]), scenes, [1])
     assert both["video_mbo"] == pytest.approx(one["video_mbo"]) and len(frames["max_activation"]) == 6
     assert set(both) >= {"video_fg_ari", "video_mbo", "fg_ari", "mbo", "identity_switches", "keep_length"}
+
+
+def test_refined_masks_are_measured_along_the_edges_of_the_image(scenes):
+    """Masks of the token grid, shifted by a pixel, find their object's edge again; merging changes no single slot."""
+    shifted = torch.nn.functional.one_hot(torch.as_tensor(scenes.truth[:1]).long().roll(1, -1), 2).movedim(-1, 2)
+    masks = torch.nn.functional.adaptive_avg_pool2d(shifted[0].float(), 8).flatten(2)[None]
+    found = (masks, torch.eye(2, 8).expand(1, 6, 2, 8), None)
+    raw, refined = (tracking.measure(found, scenes, [0], refined=r)[0] for r in (False, True))
+    assert refined["video_mbo"] > raw["video_mbo"] and refined["mask_similarity"] == raw["mask_similarity"]
+
+
+def test_a_report_of_videos_takes_its_threshold_from_validation(scenes, monkeypatch):
+    seen, real = [], tracking.measure
+    monkeypatch.setattr(
+        tracking, "measure", lambda found, data, *a, **k: seen.append((data.name, k)) or real(found, data, *a, **k)
+    )
+    validation, test = (SimpleNamespace(**vars(scenes), name=name) for name in ("validation", "test"))
+    found = tracking.report(model(predictor="none"), validation, test)
+    assert [k["threshold"] for name, k in seen if name == "validation"] == list(tracking.THRESHOLDS)
+    assert [k for name, k in seen if name == "test"] == [
+        {}, {"threshold": found["threshold"]}, {"threshold": found["threshold"], "refined": True}
+    ]  # fmt: skip
+    assert {"raw", "merged", "refined"} < found.keys() and len(found["frames"]["fg_ari"]) == 6
 
 
 def test_static_controls_are_measured_as_models_are(scenes):
@@ -115,6 +138,7 @@ def test_static_controls_are_measured_as_models_are(scenes):
 def test_runs_carry_the_names_of_the_results_file():
     stages = {s: {"fg_ari": 0.1, "mbo": 0.2} for s in ("raw", "merged", "refined")}
     trained = [{"params": {"config": c, "seed": 0}, "metrics": stages} for c in ("ours", "original", "pixels")]
+    trained[1]["metrics"] = stages | {"attention": {"fg_ari": 0.3}}
     free = [{"params": {"control": "blocks", "seed": 0}, "metrics": stages}]
     small = [
         {
@@ -124,10 +148,15 @@ def test_runs_carry_the_names_of_the_results_file():
         for s in ("slots", "tokens")
     ]
     over_time = {s: {"video_mbo": 0.3, "mbo": 9.0} for s in stages}
-    found = runs_of(trained, free, small, [{"params": {"seed": 0}, "metrics": over_time}])
+    names = {c: {"refined": f"{c}_refined", "raw": c} for c in ("original", "blocks")}
+    names |= {"pixels": {"refined": "pixels", "raw": "pixels_raw"}}
+    names["original"]["attention"] = "original_attention"
+    names |= {"ours": {"refined": "ours", "merged": "ours_merged", "raw": "ours_raw"}}
+    found = runs_of(names, trained, free, small, [{"params": {"seed": 0}, "metrics": over_time}])
     names = [r["config"] for r in found]
     assert names[:3] == ["ours", "ours_merged", "ours_raw"]
-    assert {"original", "original_refined", "pixels", "pixels_raw", "blocks", "slots_11", "tokens_16"} < set(names)
+    assert {"original", "original_refined", "original_attention", "pixels", "pixels_raw"} < set(names)
+    assert {"blocks", "slots_11", "tokens_16"} < set(names)
     assert found[0]["metrics"]["video_mbo"] == 0.3 and found[0]["metrics"]["mbo"] == 0.2
 
 
