@@ -6,9 +6,11 @@ in every figure of the workbook. Introduced in notebooks/ex_slot1.ipynb.
 
 import base64
 import html
+import inspect
 import io
 import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -160,3 +162,9 @@ def _write(name: str, suffix: str, content: bytes) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.{suffix}")
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def source(*things: Callable | type) -> None:
+    """Show the code that runs, highlighted: a function, method or class as it stands in `lib`."""
+    for thing in things:
+        display.display(display.Code(textwrap.dedent(inspect.getsource(thing)), language="python"))
