@@ -47,7 +47,7 @@ def panels(columns: dict[str, ArrayLike], names: Sequence[str], outlined: ArrayL
         outlined: bool `[n, H, W]`, such as where anomalies are; its outline is drawn over what is grey.
     """
     rows = list(zip(*columns.values(), strict=True))
-    figure, height = plots.grid(rows, list(columns), names), len(rows) + 0.8
+    figure, height = plots.grid(rows, list(columns), names), 0.95 * len(rows) + 0.75
     for i, axis in enumerate(figure.axes):
         row, column = divmod(i, len(columns))
         if outlined is not None and rows[row][column].ndim == 2:

@@ -69,7 +69,7 @@ def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
     digits = {"effect": 1, "low": 1, "high": 1, "seeds": 0, "p": 4, "holm": 4}
     rows = pd.DataFrame(found).T[list(digits)]
     rows[["effect", "low", "high"]] *= 100
-    return rows.round(digits)
+    return rows.round(digits).astype({"seeds": int})
 
 
 def ranked(scores: Tensor, truth: Tensor) -> dict[str, int]:
