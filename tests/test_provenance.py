@@ -268,7 +268,8 @@ def test_a_new_score_is_another_anomaly_row(monkeypatch):
     before = known.data(seed=0, steps=1)
     assert before.startswith("data of test") and known.data(seed=1) == before
     assert alarms.AnomalyStudy(roads, SCORES | {"mine": SCORES["msp"]}).data() != before
-    assert alarms.AnomalyStudy(roads, SCORES | {"mine": partial(heat, parts=["energy"])}).data() != before
+    others = [SCORES | {"mine": partial(heat, parts=[part])} for part in ("energy", "spatial")]
+    assert len({before, *(alarms.AnomalyStudy(roads, scores).data() for scores in others)}) == 3
     assert alarms.AnomalyStudy(roads, SCORES, draws=7).data() != before
     monkeypatch.setattr(alarms.AnomalyStudy, "kinds", lambda self: ["dog"])
     assert known.data() != before
