@@ -43,7 +43,7 @@ def flagged(pictures: Tensor, maps: dict[str, Tensor], truth: Tensor, thresholds
     Args:
         maps: scores `[N, H, W]` by name.
         truth: bool `[N, H, W]`, the anomalies, shown beside it.
-        thresholds: of each of these scores, falling and equally many, as of `thresholds` of the study of roads.
+        thresholds: of each of these scores, falling and equally many.
     """
     steps = {len(at) for at in thresholds.values()}
     if len(steps) != 1:
