@@ -35,7 +35,7 @@ def slots(models: dict[str, nn.Module], pictures: Tensor, change: Callable[[Tens
     )
 
 
-def alarms(pictures: Tensor, maps: dict[str, Tensor], truth: Tensor, thresholds: dict[str, Sequence[float]]):
+def flagged(pictures: Tensor, maps: dict[str, Tensor], truth: Tensor, thresholds: dict[str, Sequence[float]]):
     """A widget: choose a score, a frame `[N, 3, H, W]` and one of the score's thresholds; what is flagged turns red.
 
     Introduced in notebooks/streethazards.ipynb.
@@ -43,20 +43,20 @@ def alarms(pictures: Tensor, maps: dict[str, Tensor], truth: Tensor, thresholds:
     Args:
         maps: scores `[N, H, W]` by name.
         truth: bool `[N, H, W]`, the anomalies, shown beside it.
-        thresholds: of each of these scores, falling and equally many, as of `lib.studies.roads.alarms.thresholds`.
+        thresholds: of each of these scores, falling and equally many.
     """
     steps = {len(at) for at in thresholds.values()}
     if len(steps) != 1:
         raise ValueError(f"thresholds are {sorted(steps)} in number; give every score as many")
 
     def show(score: str, index: int, step: int) -> None:
-        flagged, red = maps[score][index] >= thresholds[score][step], torch.tensor([0.95, 0.1, 0.0])[:, None, None]
-        marked = torch.where(flagged, 0.3 * pictures[index] + 0.7 * red, pictures[index])
-        hits = int((flagged & truth[index]).sum())
-        title = f"{hits} of {int(truth[index].sum())} anomaly pixels, {int(flagged.sum()) - hits} others"
+        hot, red = maps[score][index] >= thresholds[score][step], torch.tensor([0.95, 0.1, 0.0])[:, None, None]
+        marked = torch.where(hot, 0.3 * pictures[index] + 0.7 * red, pictures[index])
+        hits = int((hot & truth[index]).sum())
+        title = f"{hits} of {int(truth[index].sum())} anomaly pixels, {int(hot.sum()) - hits} others"
         title += f"\n{score} from {thresholds[score][step]:.3g}"
         shown = [plots.picture(pictures[index]), plots.picture(marked), truth[index].numpy()]
-        plots.grid([shown], ["frame", title, "truth"]).set_size_inches(11, 2.6)
+        plots.grid([shown], ["image", title, "ground truth"]).set_size_inches(11, 2.6)
         plt.show()
 
     last = steps.pop() - 1

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from lib import ROOT, checkpoints, features, provenance
+from lib.anomaly import SCORES, heat
 from lib.models.dinosaur import Dinosaur
 from lib.studies import pixels
 from lib.studies.backbones.faults import Projected
@@ -259,16 +261,17 @@ def test_weights_and_precision_are_in_the_data_of_a_comparison():
 
 
 def test_a_new_score_is_another_anomaly_row(monkeypatch):
-    monkeypatch.setattr(alarms.Hazards, "kinds", lambda self: ["cow"])
-    hazards = alarms.Hazards(SimpleNamespace(data=lambda held_out: f"data of {held_out}"))
-    before = hazards.data(seed=0, steps=1)
-    assert before.startswith("data of test") and hazards.data(seed=1) == before
-    monkeypatch.setitem(alarms.SCORES, "mine", alarms.SCORES["msp"])
-    assert hazards.data() != before
-    assert alarms.Hazards(hazards.trials, draws=7).data() != hazards.data()
-    before = hazards.data()
-    monkeypatch.setattr(alarms.Hazards, "kinds", lambda self: ["dog"])
-    assert hazards.data() != before
+    monkeypatch.setattr(alarms.AnomalyStudy, "kinds", lambda self: ["cow"])
+    roads = SimpleNamespace(data=lambda held_out: f"data of {held_out}")
+    known = alarms.AnomalyStudy(roads, SCORES)
+    before = known.data(seed=0, steps=1)
+    assert before.startswith("data of test") and known.data(seed=1) == before
+    assert alarms.AnomalyStudy(roads, SCORES | {"mine": SCORES["msp"]}).data() != before
+    others = [SCORES | {"mine": partial(heat, parts=[part])} for part in ("energy", "spatial")]
+    assert len({before, *(alarms.AnomalyStudy(roads, scores).data() for scores in others)}) == 3
+    assert alarms.AnomalyStudy(roads, SCORES, draws=7).data() != before
+    monkeypatch.setattr(alarms.AnomalyStudy, "kinds", lambda self: ["dog"])
+    assert known.data() != before
 
 
 COMPLETE = {f"ex_slot{i}": pixels.Config for i in range(1, 6)} | {"ex_dino1": experiment.Rules}

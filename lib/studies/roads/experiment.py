@@ -1,4 +1,4 @@
-"""The trials of streethazards: a treatment, network or optimiser in, mIoU of fixed splits out, with its bootstrap.
+"""Short trainings of streethazards: augmentation, network and optimiser in, mIoU of fixed splits out, with bootstraps.
 
 At the size of the stand-in this is the original study at a quarter of its resolution: frames of 320 x 180 px, windows
 of 128 x 128, batches of four. Introduced in notebooks/streethazards.ipynb.
@@ -7,7 +7,7 @@ of 128 x 128, batches of four. Introduced in notebooks/streethazards.ipynb.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +28,8 @@ from lib.training import Fitted, Recipe, Run, State, check_batch, fit, indices, 
 KNOWN = len(CLASSES) - 1  # classes a network has
 DRAWS = 200  # of the images, kept with every trial so that effects have intervals
 MEMORY = 2_000_000_000  # bytes up to which a split's frames are kept decoded
-NONE = {"crops": "none", "flip": "none", "degrees": 0.0, "colour": False, "blur": False}
-#: What is done to a training frame beside cutting out a window at a random place: arguments of `augment.training`.
-TREATMENTS = {
-    "none": {},
-    "flip": {"flip": "joint"},
-    "colour": {"colour": True},
-    "blur": {"blur": True},
-    "rotation": {"degrees": 5.0},
-    "scale": {"crops": "true", "scale": (0.5, 2.0)},
-    "all": {"crops": "true", "scale": (0.5, 2.0), "flip": "joint", "degrees": 5.0, "colour": True, "blur": True},
-    "scale_0.9_1.1": {"crops": "true", "scale": (0.9, 1.1)},
-    "scale_0.7_1.4": {"crops": "true", "scale": (0.7, 1.4)},
-    "scale_0.3_3.0": {"crops": "true", "scale": (0.3, 3.0)},
-    "image_only_flip": {"flip": "image only"},
-    "degenerate": {"crops": "degenerate", "scale": (0.5, 2.0)},
-    "original_baseline": {"crops": "squash", "flip": "image only"},
-    "original_mended": {"crops": "squash", "flip": "joint"},
-    "original_augmented": {
-        "crops": "degenerate", "scale": (0.5, 2.0), "flip": "joint", "colour": True, "blur": True
-    },
-}  # fmt: skip
-OPTIMISERS = {
-    "adam": torch.optim.Adam,
-    "adamw": partial(torch.optim.AdamW, weight_decay=0.01),
-    "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=1e-4),
-}
+#: Arguments of `augment.training` that leave a frame as it is, but for cutting out a window at a random place.
+PLAIN = {"crops": "none", "flip": "none", "degrees": 0.0, "colour": False, "blur": False}
 
 
 class Frames:
@@ -61,22 +37,17 @@ class Frames:
 
     def __init__(self, root: Path, split: str):
         self.data = StreetHazards(root, split)
-        self.height, self.width = self._read(0)[1].shape
-        self._kept: dict[int, tuple[Tensor, Tensor]] | None = {}
-        if 4 * self.height * self.width * len(self.data) > MEMORY:
-            self._kept = None
+        self.height, self.width = self._decoded(0)[1].shape
+        small = 4 * self.height * self.width * len(self.data) <= MEMORY
+        self._pair = cache(self._decoded) if small else self._decoded
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        if self._kept is None:
-            return self._read(i)
-        if i not in self._kept:
-            self._kept[i] = self._read(i)
-        return self._kept[i]
+        return self._pair(i)
 
-    def _read(self, i: int) -> tuple[Tensor, Tensor]:
+    def _decoded(self, i: int) -> tuple[Tensor, Tensor]:
         image, label = self.data[i]
         return (image * 255).round().byte(), label.byte()
 
@@ -89,10 +60,7 @@ class Frames:
         return images.float() / 255, labels.long()
 
 
-@lru_cache
-def frames(root: Path, split: str) -> Frames:
-    """`Frames`, shared by all who ask."""
-    return Frames(root, split)
+frames = lru_cache(Frames)  # shared by all who ask
 
 
 @lru_cache
@@ -126,8 +94,8 @@ def matrices(
 
 
 @dataclass(frozen=True)
-class Trials:
-    """What all trials share.
+class RoadStudy:
+    """What all trainings share.
 
     Args:
         root: of StreetHazards or its stand-in.
@@ -156,12 +124,10 @@ class Trials:
         start = f"from {start_of(network)}" if pretrained else "from random weights"
         return f"{prints} at {self.size[1]}x{self.size[0]}, batch {self.batch}, {self.precision}, {start}"
 
-    def transform(self, treatment: str, crop: Sequence[int]) -> Callable:
-        """The augmentation of a treatment, with frames at `size` where it does not scale."""
-        if treatment not in TREATMENTS:
-            raise ValueError(f"there is no treatment {treatment!r}; choose one of {', '.join(TREATMENTS)}")
+    def transform(self, augmentation: dict[str, Any], crop: Sequence[int]) -> Callable:
+        """Arguments of `augment.training`, where they are not `PLAIN`; frames are at `size` where it does not scale."""
         base = self.size[0] / self.split("train").height
-        return training(tuple(crop), base, **NONE | TREATMENTS[treatment])
+        return training(tuple(crop), base, **PLAIN | augmentation)
 
     def loss(self, recipe: Recipe, transform: Callable) -> Callable:
         """The cross entropy of a step's batch, void left out; for `training.fit`."""
@@ -176,33 +142,33 @@ class Trials:
 
     def trial(
         self,
-        treatment: str,
+        augmentation: dict[str, Any],
         seed: int,
         steps: int,
         lr: float,
         crop: list[int],
         network: str = LITE0,
         pretrained: bool = True,
-        optimiser: str = "adam",
+        optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         schedule: str = "poly",
     ) -> dict[str, Any]:
         """Train briefly, then measure the same validation frames in every way that the notebook compares.
 
         `clean` is dataset mIoU at `size`. `squash`: frames resized to `crop`, judged there; `squash_back`: the same
-        logits judged at `size`. `own`: validation frames under the treatment itself. `_batch` is the mean over batches
+        logits judged at `size`. `own`: validation frames augmented as in training. `_batch` is the mean over batches
         of four. Each comes with values under resampled images, the same images in every row. ValueError without steps.
         """
         if steps < 1:
             raise ValueError(f"steps is {steps}; train at least one")
         recipe = Recipe(steps, self.batch, lr, steps // 20, schedule, precision=self.precision, seed=seed)
         torch.manual_seed(seed)
-        model, transform = Segmenter(network, KNOWN, pretrained), self.transform(treatment, crop)
+        model, transform = Segmenter(network, KNOWN, pretrained), self.transform(augmentation, crop)
         check_batch(model, self.batch)
         memory, cuda = step_memory(model, self.batch, crop), torch.cuda.is_available() and self.device != "cpu"
-        begun = time.perf_counter() if cuda else time.process_time()
-        loss = self.loss(recipe, transform)
-        history = fit(model, loss, recipe, device=self.device, optimiser=OPTIMISERS[optimiser]).history
-        seconds = (time.perf_counter() if cuda else time.process_time()) - begun
+        clock = time.perf_counter if cuda else time.process_time
+        begun, loss = clock(), self.loss(recipe, transform)
+        history = fit(model, loss, recipe, device=self.device, optimiser=optimiser).history
+        seconds = clock() - begun
         validation, clean = self.split("validation"), Resize(self.size)
         seen = {
             "clean": matrices(model, validation, clean),
@@ -222,12 +188,12 @@ class Trials:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
-    def main(self, seed: int, steps: int, lr: float, crop: Sequence[int]) -> Run:
-        """Load or train the model of the anomaly tables: all augmentations, longer, larger windows."""
+    def main(self, augmentation: dict[str, Any], seed: int, steps: int, lr: float, crop: Sequence[int]) -> Run:
+        """Load or train the model of the anomaly tables: longer, with larger windows."""
         recipe = Recipe(steps, self.batch, lr, steps // 20, "poly", precision=self.precision, seed=seed)
-        config = {"treatment": "all", **TREATMENTS["all"], "crop": crop, "size": self.size, "network": LITE0}
+        config = {"treatment": "all", **augmentation, "crop": crop, "size": self.size, "network": LITE0}
         config["weights"] = start_of(LITE0)
-        loss, name = self.loss(recipe, self.transform("all", crop)), f"streethazards-main-{seed}"
+        loss, name = self.loss(recipe, self.transform(augmentation, crop)), f"streethazards-main-{seed}"
 
         def train(model: nn.Module, state: State) -> Fitted:
             return fit(model, loss, recipe, state=state, device=self.device, label=name)

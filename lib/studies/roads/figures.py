@@ -1,9 +1,6 @@
-"""Figures and small tables of streethazards, each from what the notebook has measured.
+"""Figures of streethazards, each from what the notebook has measured. Introduced in notebooks/streethazards.ipynb."""
 
-Introduced in notebooks/streethazards.ipynb.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,22 +8,23 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import ArrayLike
 from torch import Tensor
+from torchvision import tv_tensors
 
 from lib import plots
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE, PALETTE
-from lib.metrics import anomaly as measures
 from lib.metrics.anomaly import exact_curve
-from lib.studies.roads import alarms, tables
-from lib.studies.roads.alarms import Alarms
+from lib.studies.roads import alarms
+from lib.studies.roads.alarms import OperatingPoints
 from lib.studies.roads.experiment import Frames
 
 COLOURS = np.vstack([PALETTE, np.zeros((256 - len(PALETTE), 3), np.uint8)]) / 255  # void is black
-Effects = dict[str, dict[str, float]]
 
 
 def paint(label: Tensor) -> np.ndarray:
-    """Class ids `[H, W]` in the palette: `[H, W, 3]` in 0..1."""
+    """Class ids `[..., H, W]` in the palette: `[..., H, W, 3]` in 0..1."""
     return COLOURS[np.asarray(label)]
 
 
@@ -41,13 +39,58 @@ def classes(splits: dict[str, Frames]) -> Figure:
     return figure
 
 
+def panels(columns: dict[str, ArrayLike], names: Sequence[str], outlined: ArrayLike | None = None) -> Figure:
+    """A column a title, a row a name, and the colours of the classes below.
+
+    Args:
+        columns: panels in 0..1, `[n, H, W, 3]`, or `[n, H, W]`, which are shown in grey.
+        outlined: bool `[n, H, W]`, such as where anomalies are; its outline is drawn over what is grey.
+    """
+    rows = list(zip(*columns.values(), strict=True))
+    figure, height = plots.grid(rows, list(columns), names), 0.95 * len(rows) + 0.75
+    for i, axis in enumerate(figure.axes):
+        row, column = divmod(i, len(columns))
+        if outlined is not None and rows[row][column].ndim == 2:
+            axis.contour(outlined[row], [0.5], colors=[COLOURS[ANOMALY]], linewidths=0.8)
+    figure.set_size_inches(1.65 * len(columns) + 0.3, height)
+    colours = [Patch(facecolor=c, edgecolor="grey", label=n) for n, c in zip(CLASSES, COLOURS, strict=False)]
+    figure.legend(handles=colours, loc="lower center", ncols=7, fontsize=7, frameon=False)
+    figure.tight_layout(pad=0.4, rect=(0, 0.45 / height, 1, 1))
+    return figure
+
+
 def towns(splits: dict[str, Frames]) -> Figure:
     """The first frame of every town of every split, and its classes."""
     picks = {(n, t): part.data.towns.index(t) for n, part in splits.items() for t in sorted(set(part.data.towns))}
-    pairs = [splits[n][i] for (n, _), i in picks.items()]
-    panels = [[plots.picture(x / 255) for x, _ in pairs], [paint(y) for _, y in pairs]]
-    figure = plots.grid(panels, [f"{n}, {t}" for n, t in picks], ["frame", "classes"])
-    return _resized(figure, 12.0, 2.6)
+    pairs = {f"{n}, {t}": splits[n][i] for (n, t), i in picks.items()}
+    return panels({n: [plots.picture(x / 255), paint(y)] for n, (x, y) in pairs.items()}, ["image", "ground truth"])
+
+
+def crops(image: Tensor, cuts: dict[str, Callable], factors: Sequence[float], seed: int = 0) -> Figure:
+    """An image, uint8 `[3, H, W]`, and the windows that crops make of it, with their outlines in it.
+
+    Args:
+        cuts: by name, `cut(factor)`, a transform of images that is given a scale where it would draw one.
+    """
+    height, width = image.shape[1:]
+    places = torch.ones(3, height, width)  # y, x, and 1 to tell the image from what is filled
+    places[0], places[1] = torch.arange(height)[:, None], torch.arange(width)
+    layout = {"layout": "constrained", "width_ratios": [1.8] + [1] * len(factors), "squeeze": False}
+    figure, axes = plt.subplots(len(cuts), 1 + len(factors), figsize=(9.6, 1.9 * len(cuts)), **layout)
+    for row, (name, cut) in zip(axes, cuts.items(), strict=True):
+        row[0].imshow(plots.picture(image / 255))
+        row[0].set_title(name, fontsize=9)
+        for axis, factor, colour in zip(row[1:], factors, ("#EE3377", "#EE7733", "#44AA99"), strict=False):
+            torch.manual_seed(seed)
+            window, at = cut(factor)(tv_tensors.Image(image), tv_tensors.Image(places))
+            seen = at[:2, at[2] > 0.99]
+            (top, left), (bottom, right) = seen.amin(1).tolist(), seen.amax(1).tolist()
+            row[0].add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=2))
+            axis.imshow(plots.picture(window / 255))
+            axis.set_title(f"window at scale {factor:g}", fontsize=9, color=colour)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    return figure
 
 
 def networks(summary: dict[str, dict[str, dict[str, float]]]) -> Figure:
@@ -60,22 +103,28 @@ def networks(summary: dict[str, dict[str, dict[str, float]]]) -> Figure:
     return figure
 
 
-def effects(panels: dict[str, Effects]) -> Figure:
-    """`tables.forest` of each group of effects, below each other."""
-    panels = {title: found for title, found in panels.items() if found} or {"no effect was measured": {}}
-    sizes = [len(found) + 1 for found in panels.values()]
-    figure, axes = plt.subplots(
-        len(panels), 1, figsize=(7.6, 0.29 * sum(sizes) + 1.2), layout="constrained", height_ratios=sizes, sharex=True
-    )
-    for axis, (title, found) in zip(np.atleast_1d(axes), panels.items(), strict=True):
-        tables.forest(axis, found, title)
-    for axis in np.atleast_1d(axes)[:-1]:
-        axis.set_xlabel("")
+def effects(groups: dict[str, dict[str, dict[str, float]]]) -> Figure:
+    """Effects as points with intervals, groups below each other; filled where the interval leaves zero out."""
+    groups = {title: found for title, found in groups.items() if found} or {"no effect was measured": {}}
+    sizes = [len(found) + 1 for found in groups.values()]
+    layout = {"layout": "constrained", "height_ratios": sizes, "sharex": True, "squeeze": False}
+    figure, axes = plt.subplots(len(groups), 1, figsize=(7.6, 0.29 * sum(sizes) + 1.2), **layout)
+    for axis, (title, found) in zip(axes[:, 0], groups.items(), strict=True):
+        for y, e in enumerate(found.values()):
+            sure = e["low"] > 0 or e["high"] < 0
+            axis.plot([100 * e["low"], 100 * e["high"]], [y, y], color="#332288", linewidth=1.5)
+            axis.plot(100 * e["effect"], y, "o", color="#332288", markerfacecolor="#332288" if sure else "white")
+        axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        axis.set(yticks=range(len(found)), ylim=(max(len(found), 1) - 0.5, -0.5))
+        axis.set_yticklabels(list(found), fontsize=8)
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.grid(alpha=0.3, axis="x")
+    axis.set_xlabel("change of mIoU, points")
     return figure
 
 
 def curves(maps: dict[str, Tensor], truth: Tensor, names: Sequence[str]) -> Figure:
-    """Precision over recall and the ROC curve of pooled pixels, scores and truth `[N, H, W]`."""
+    """Precision over recall and the ROC curve of pooled pixels, scores and ground truth `[N, H, W]`."""
     counted = truth != IGNORE
     positive = truth[counted] == ANOMALY
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), layout="constrained")
@@ -93,85 +142,13 @@ def curves(maps: dict[str, Tensor], truth: Tensor, names: Sequence[str]) -> Figu
     return figure
 
 
-def switches(scores: Tensor, truth: Tensor) -> dict[str, float]:
-    """What the protocol alone does to one score: the same pixels under rules that are all in use."""
-    counted = truth != IGNORE
-    values, positive = scores[counted], truth[counted] == ANOMALY
-    curve, squashed = exact_curve(values, positive), exact_curve(torch.sigmoid(values), positive)
-    images, nearest = (
-        measures.evaluate(zip(scores, truth, strict=True), ANOMALY, rule=rule).values for rule in ("first", "nearest")
-    )
-    return {
-        "AUPR, steps": measures.aupr(curve),
-        "AUPR, trapezoid": measures.aupr(curve, "trapezoid"),
-        "AUPR, after a sigmoid": measures.aupr(squashed),
-        "AUPR, per image": images["aupr_per_image"],
-        "AUROC, pooled": measures.auroc(curve),
-        "AUROC, per image": images["auroc_per_image"],
-        "FPR95, first": measures.fpr(curve),
-        "FPR95, nearest": measures.fpr(curve, rule="nearest"),
-        "FPR95, per image, first": images["fpr95_per_image"],
-        "FPR95, per image, nearest": nearest["fpr95_per_image"],
-    }
-
-
-def elsewhere(maps: dict[str, Tensor], truth: Tensor, known: dict[str, list[Tensor]]) -> pd.DataFrame:
-    """AUROC of the same anomalies against ordinary pixels of their own towns, and against those of validation frames.
-
-    Args:
-        maps: scores `[N, H, W]` of frames with anomalies, and truth; known: scores of validation frames, all ordinary.
-    """
-    counted, rows = truth != IGNORE, {}
-    positive = truth[counted] == ANOMALY
-    for name, scores in maps.items():
-        own, other = scores[counted], torch.stack(known[name]).flatten()
-        joined = torch.cat([own[positive], other])
-        curve = exact_curve(joined, torch.arange(len(joined)) < positive.sum())
-        rows[name] = {
-            "against towns of the test": measures.auroc(exact_curve(own, positive)),
-            "against validation": measures.auroc(curve),
-        }
-    return pd.DataFrame(rows).T.round(3)
-
-
-def ranked(scores: Tensor, truth: Tensor) -> dict[str, int]:
-    """Which frames have the best, the median and the worst AUPR, of those that hold an anomaly; ValueError without."""
-    values = measures.evaluate(zip(scores, truth, strict=True), ANOMALY).images[:, 1]
-    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN comes last
-    if not order.size:
-        raise ValueError("no frame holds both an anomaly and ordinary pixels, so none has an AUPR")
-    return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}
-
-
-def stretched(scores: Tensor, i: int) -> np.ndarray:
-    """Frame i of scores `[N, H, W]` in 0..1, from the 1st to the 99.5th percentile of all frames."""
+def stretched(scores: Tensor) -> Tensor:
+    """Scores `[N, H, W]` in 0..1, from the 1st to the 99.5th percentile of all frames."""
     low, high = np.quantile(scores, [0.01, 0.995])
-    return ((scores[i] - low) / (high - low)).clamp(0, 1).numpy()
+    return ((scores - low) / (high - low)).clamp(0, 1)
 
 
-def score_maps(cases: dict[str, int], pictures: Tensor, truth: Tensor, maps: dict[str, Tensor]) -> Figure:
-    """A row a case: frame, truth, and every score in grey."""
-    panels = [
-        [plots.picture(pictures[i]), paint(truth[i]), *(stretched(m, i) for m in maps.values())] for i in cases.values()
-    ]
-    figure = plots.grid(panels, ["frame", "truth", *maps], list(cases))
-    return _resized(figure, 1.5 * (2 + len(maps)), 2.9)
-
-
-def gallery(cases: dict[str, int], pictures: Tensor, truth: Tensor, logits: Tensor, scores: Tensor) -> Figure:
-    """A row a case: frame, truth, prediction, overlay, confidence, error and anomaly score; logits `[N, C, H, W]`."""
-    panels = []
-    for i in cases.values():
-        predicted, picture = logits[i].argmax(0), plots.picture(pictures[i])
-        wrong = ((predicted != truth[i]) & (truth[i] < ANOMALY)).float().numpy()
-        panels.append([picture, paint(truth[i]), paint(predicted), 0.4 * picture + 0.6 * paint(predicted)])
-        panels[-1] += [logits[i].softmax(0).max(0).values.numpy(), wrong, stretched(scores, i)]
-    columns = ["frame", "truth", "prediction", "overlay", "confidence", "error", "anomaly score"]
-    figure = plots.grid(panels, columns, list(cases))
-    return _resized(figure, 11.5, 3.2)
-
-
-def thresholds(seen: dict[str, tuple[Alarms, Alarms]]) -> Figure:
+def thresholds(seen: dict[str, tuple[OperatingPoints, OperatingPoints]]) -> Figure:
     """Precision, recall, anomalies found and false alarms of each score at `alarms.RATES`; (validation, test) each."""
     figure, axes = plt.subplots(1, len(seen), figsize=(4.4 * len(seen), 3.6), layout="constrained", squeeze=False)
     x = 100 * alarms.RATES
@@ -186,21 +163,4 @@ def thresholds(seen: dict[str, tuple[Alarms, Alarms]]) -> Figure:
         lines += twin.plot(x, after.false_alarms, color="#CC6677", label="false alarms, test")
         twin.set(ylabel="false alarms a frame", ylim=(0, None))
     figure.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8)
-    return figure
-
-
-def budgets(summary: dict[str, dict[str, dict[str, float]]], names: Sequence[str]) -> pd.DataFrame:
-    """Operating points chosen on validation, measured on the held-out split, means over seeds."""
-    keys = ("on_validation", *Alarms._fields)
-    rows = {
-        (name, b): {k: summary[name].get(f"{k} at {b:g}", {"mean": np.nan})["mean"] for k in keys}
-        for name in names
-        for b in alarms.BUDGETS
-    }
-    return pd.DataFrame(rows, dtype=float).T.rename_axis(["score", "budget"]).round(3)
-
-
-def _resized(figure: Figure, width: float, height: float) -> Figure:
-    figure.set_size_inches(width, height)
-    figure.tight_layout(pad=0.4)
     return figure

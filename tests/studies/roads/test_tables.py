@@ -1,18 +1,11 @@
-"""From rows to effects, runs and figures: the right pairs, the right way round."""
+"""From rows to effects and runs: the right pairs, the right way round."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import torch
 
+from lib import sweeps
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
-from lib.studies.roads import alarms, figures, tables
-from lib.studies.roads.alarms import Alarms
-from lib.studies.roads.experiment import TREATMENTS
+from lib.studies.roads import tables
 
 
 def row(treatment, seed, clean, squash_batch4=0.2):
@@ -30,64 +23,62 @@ def row(treatment, seed, clean, squash_batch4=0.2):
 ROWS = [row("flip", 1, 0.42), row("flip", 0, 0.40), row("image_only_flip", 0, 0.30), row("image_only_flip", 1, 0.31)]
 
 
-def test_a_fault_is_what_is_lost_against_the_clean_version():
-    found = tables.effects(ROWS, tables.FAULTS)
-    assert tables.effects(ROWS[::-1], tables.FAULTS) == found, "the order of rows does not matter"
+def test_a_fault_is_what_is_lost_against_the_clean_version(notebook):
+    found = tables.effects(ROWS, notebook["FAULTS"])
+    assert tables.effects(ROWS[::-1], notebook["FAULTS"]) == found, "the order of rows does not matter"
     assert list(found) == ["labels not flipped with the image"], "pairs without rows are left out"
     assert found["labels not flipped with the image"]["effect"] == pytest.approx(-0.105)
     assert found["labels not flipped with the image"]["seeds"] == 2
     assert tables.table(found).loc["labels not flipped with the image", "effect"] == -10.5
 
 
-def test_seeds_are_paired_by_value_and_failures_are_left_out():
+def test_seeds_are_paired_by_value_and_failures_are_left_out(notebook):
     """Equal models of seeds 1 and 2; by position, 0 would meet 1, 1 meet 2, and 2 meet 3."""
     of = lambda treatment, seeds: [row(treatment, s, 0.3 + 0.1 * s) for s in seeds]  # noqa: E731
     failed = {"params": {"treatment": "flip", "seed": 0}, "metrics": {}, "error": "OutOfMemoryError"}
     rows = [*of("image_only_flip", (0, 1, 2)), *of("flip", (3, 1, 2)), failed]
-    found = tables.effects(rows, tables.FAULTS)["labels not flipped with the image"]
+    found = tables.effects(rows, notebook["FAULTS"])["labels not flipped with the image"]
     assert found["effect"] == found["low"] == found["high"] == 0 and found["seeds"] == 2
-    assert tables.effects(rows[:1] + rows[3:], tables.FAULTS) == {}, "no seed in common"
+    assert tables.effects(rows[:1] + rows[3:], notebook["FAULTS"]) == {}, "no seed in common"
 
 
 def test_a_failed_trial_costs_no_other_its_row(monkeypatch, tmp_path):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
 
-    class Trials:
-        data = "none"
-
-        def trial(self, treatment: str, seed: int) -> dict:
-            if treatment == "all":
-                raise RuntimeError("no hub")
-            return ROWS[seed]["metrics"]
+    def trial(treatment: str, seed: int) -> dict:
+        if treatment == "all":
+            raise RuntimeError("no hub")
+        return ROWS[seed]["metrics"]
 
     grid = [{"treatment": t, "seed": s} for t in ("flip", "all") for s in (0, 1)]
-    rows = tables.sweep(Trials().trial, Trials(), grid)
+    rows = sweeps.rows("streethazards", trial, grid, "none")
     assert [run["config"] for run in tables.runs_of(rows)] == ["flip", "flip"]
     with pytest.raises(RuntimeError, match="every trial failed.*no hub"):
-        tables.sweep(Trials().trial, Trials(), grid[2:])
+        sweeps.rows("streethazards", trial, grid[2:], "none")
 
 
 def test_p_is_corrected_for_the_number_of_effects():
     rows = [row(t, s, 0.3 + a + 0.01 * s * b) for t, a, b in (("none", 0, 1), ("flip", 0.1, 1.5), ("blur", 0.02, 2.0),
         ("colour", 0.03, 0.5)) for s in range(3)]  # fmt: skip
-    alone = tables.effects(rows, tables.against_none(["flip"]))["flip"]
-    among = tables.effects(rows, tables.against_none(["none", "flip", "blur", "colour"]))
+    pairs = {t: ((t, "clean"), ("none", "clean")) for t in ("flip", "blur", "colour")}
+    alone = tables.effects(rows, {"flip": pairs["flip"]})["flip"]
+    among = tables.effects(rows, pairs)
     assert alone["holm"] == alone["p"] == among["flip"]["p"] < 0.01
     assert among["flip"]["holm"] == pytest.approx(3 * alone["p"])
     assert tables.table(among).loc["flip", "effect"] == 10.5
 
 
-def test_every_pair_names_treatments_and_views_that_exist():
-    for sides in [*tables.FAULTS.values(), *tables.HEADLINE.values()]:
+def test_every_pair_names_treatments_and_views_that_exist(notebook):
+    for sides in [*notebook["FAULTS"].values(), *notebook["HEADLINE"].values()]:
         for treatment, view in sides:
-            assert treatment in TREATMENTS and view in row("x", 0, 0.1)["metrics"]
+            assert treatment in notebook["TREATMENTS"] and view in row("x", 0, 0.1)["metrics"]
 
 
-def test_the_headline_is_measured_the_original_way():
+def test_the_headline_is_measured_the_original_way(notebook):
     rows = [row("original_augmented", s, 0.1, 0.5) for s in (0, 1)] + [
         row("original_baseline", s, 0.9, 0.37) for s in (0, 1)
     ]
-    found = tables.effects(rows, tables.HEADLINE)
+    found = tables.effects(rows, notebook["HEADLINE"])
     assert found["its augmented run - its baseline, its way"]["effect"] == pytest.approx(0.13)
 
 
@@ -114,8 +105,6 @@ def test_runs():
         "auroc_pooled": 0.9, "f1": 0.1, "kinds_above_chance": 0.5, "worst_kind": 0.4, "auroc_pooled_low": 0.8,
         "auroc_pooled_high": 0.95, "recall at 0.5": 0.3,
     }  # fmt: skip
-    effects = tables.effect_runs({"x": {"effect": 0.1, "low": 0.0, "high": 0.2, "seeds": 3}})
-    assert effects[0]["config"] == "effect x" and effects[0]["metrics"]["low"] == 0.0
 
 
 @pytest.fixture
@@ -129,48 +118,9 @@ def scene():
 
 
 def test_cases_are_ranked_by_aupr(scene):
-    assert figures.ranked(*scene)["best"] == 0
+    assert tables.ranked(*scene)["best"] == 0
     scores, truth = scene
     truth[2][truth[2] == ANOMALY] = 0
-    assert set(figures.ranked(scores, truth).values()) == {0, 1}, "a frame without anomaly has no rank"
+    assert set(tables.ranked(scores, truth).values()) == {0, 1}, "a frame without anomaly has no rank"
     with pytest.raises(ValueError, match="no frame holds"):
-        figures.ranked(scores, torch.zeros_like(truth))
-
-
-def test_switches_move_the_number_and_not_the_pixels(scene):
-    scores, truth = scene
-    found = figures.switches(scores, truth)
-    assert found["AUPR, steps"] != found["AUPR, per image"] and found["AUPR, trapezoid"] != found["AUPR, steps"]
-    assert found["AUPR, after a sigmoid"] == pytest.approx(found["AUPR, steps"], abs=1e-3), "small scores survive it"
-    far = figures.switches(scores + 40, truth)
-    assert far["AUPR, steps"] == pytest.approx(found["AUPR, steps"], abs=1e-3)
-    assert far["AUPR, after a sigmoid"] < found["AUPR, steps"] - 0.1, "saturated scores do not"
-
-
-def test_the_same_anomalies_among_other_ordinary_pixels():
-    truth = torch.zeros(1, 2, 4, dtype=torch.long)
-    truth[0, 0, 0], truth[0, 1, 3] = ANOMALY, IGNORE
-    scores = torch.zeros(1, 2, 4)
-    scores[0, 0, 0], scores[0, 1, 3] = 1.0, 9.0  # void counts for nothing
-    found = figures.elsewhere({"a": scores}, truth, {"a": [torch.full((2, 4), 2.0), torch.zeros(2, 4)]})
-    assert found.loc["a"].tolist() == [1.0, 0.5]
-
-
-def test_figures(scene):
-    scores, truth = scene
-    cases, pictures, logits = figures.ranked(scores, truth), torch.rand(3, 3, 20, 30), torch.randn(3, 13, 20, 30)
-    line = np.linspace(0, 1, len(alarms.RATES))
-    seen = Alarms(line, line, line, line)
-    effects = {"x": {"effect": 0.1, "low": 0.05, "high": 0.2, "seeds": 3}}
-    for figure in (
-        figures.score_maps(cases, pictures, truth, {"msp": scores}),
-        figures.gallery(cases, pictures, truth, logits, scores),
-        figures.curves({"msp": scores}, truth, ["msp"]),
-        figures.thresholds({"msp": (seen, seen)}),
-        figures.effects({"a": effects, "b": {}}),
-        figures.effects({"a": {}}),
-        figures.networks({"net": {f"iou {c}": {"mean": 0.5} for c in CLASSES}}),
-    ):
-        figure.canvas.draw()
-        plt.close(figure)
-    assert figures.paint(truth[0])[0, 0].tolist() == [0, 0, 0], "void is black"
+        tables.ranked(scores, torch.zeros_like(truth))

@@ -1,0 +1,85 @@
+"""Figures of the roads: what they show is where it is."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from torchvision.transforms import v2
+
+from lib.data import augment
+from lib.data.streethazards import ANOMALY, CLASSES, IGNORE, PALETTE
+from lib.studies.roads import alarms, figures
+from lib.studies.roads.alarms import OperatingPoints
+from lib.studies.roads.experiment import Frames
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def scene():
+    truth = torch.zeros(3, 20, 30, dtype=torch.long)
+    truth[:, 5:10, 5:12], truth[:, 0] = ANOMALY, IGNORE
+    return torch.randn(3, 20, 30, generator=torch.Generator().manual_seed(0)), truth
+
+
+def test_they_can_be_drawn(scene, root):
+    scores, truth = scene
+    line = np.linspace(0, 1, len(alarms.RATES))
+    seen = OperatingPoints(line, line, line, line)
+    effects = {"x": {"effect": 0.1, "low": 0.05, "high": 0.2, "seeds": 3}}
+    splits = {name: Frames(root, name) for name in ("train", "test")}
+    for figure in (
+        figures.classes(splits),
+        figures.towns(splits),
+        figures.curves({"msp": scores}, truth, ["msp"]),
+        figures.thresholds({"msp": (seen, seen)}),
+        figures.effects({"a": effects, "b": {}}),
+        figures.effects({"a": {}}),
+        figures.networks({"net": {f"iou {c}": {"mean": 0.5} for c in CLASSES}}),
+    ):
+        figure.canvas.draw()
+
+
+def test_classes_have_their_colours_and_a_legend(scene):
+    _, truth = scene
+    assert figures.paint(truth)[0, 0, 0].tolist() == [0, 0, 0], "void is black"
+    assert (255 * figures.paint(truth)[1, 6, 6]).round().tolist() == PALETTE[ANOMALY].tolist()
+    legend = figures.panels({"ground truth": figures.paint(truth)}, ["a", "b", "c"]).legends[0]
+    shown = {t.get_text(): p.get_facecolor()[:3] for t, p in zip(legend.get_texts(), legend.get_patches(), strict=True)}
+    assert list(shown) == list(CLASSES) and shown["road"] == pytest.approx(PALETTE[CLASSES.index("road")] / 255)
+
+
+def test_anomalies_are_outlined_on_scores_alone(scene):
+    scores, truth = scene
+    columns = {"image": torch.rand(3, 20, 30, 3).numpy(), "score": figures.stretched(scores).numpy()}
+    axes = figures.panels(columns, ["a", "b", "c"], truth == ANOMALY).axes
+    assert [len(axis.collections) for axis in axes] == [0, 1] * 3
+    line = axes[1].collections[0].get_paths()[0].vertices
+    assert line.min(0).tolist() == [4.5, 4.5], "half a pixel around columns 5..11 and rows 5..9"
+    assert line.max(0).tolist() == [11.5, 9.5]
+
+
+def test_scores_are_stretched_over_all_frames():
+    found = figures.stretched(torch.arange(1000.0).view(2, 20, 25))
+    assert found.min() == 0 and found.max() == 1 and found[0].max() < 0.5 < found[1].min() + 0.02
+
+
+def test_outlines_of_crops_are_their_fields_of_view():
+    """True scaling changes the field of view and the original's crop does not."""
+    image = torch.randint(0, 255, (3, 180, 320), dtype=torch.uint8)
+    cuts = {
+        "true": lambda s: augment.ScaleCrop((128, 128), (s, s)),
+        "degenerate": lambda s: augment.DegenerateCrop((128, 128), (s, s)),
+        "middle": lambda s: v2.CenterCrop((60, 80)),
+    }
+    axes = figures.crops(image, cuts, (1, 2)).axes
+    true, degenerate, middle = ([(p.get_height(), p.get_width()) for p in axis.patches] for axis in axes[::3])
+    assert true == [(127, 127), pytest.approx((63, 63), abs=1)]
+    assert degenerate == [(127, 127), pytest.approx((127, 127), abs=1)] and middle == [(59, 79)] * 2
+    assert axes[6].patches[0].get_xy() == (120, 60)
+    assert [to_rgb(axis.title.get_color()) for axis in axes[1:3]] == [p.get_edgecolor()[:3] for p in axes[0].patches]
