@@ -6,9 +6,11 @@ in every figure of the workbook. Introduced in notebooks/ex_slot1.ipynb.
 
 import base64
 import html
+import inspect
 import io
 import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -132,6 +134,12 @@ def _fewer_colours(picture: Image.Image) -> Image.Image:
     some = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.NEAREST)
     palette = some.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
     return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def source(*things: Callable | type) -> None:
+    """Show the code that runs, highlighted: a function, method or class as it stands in `lib`."""
+    for thing in things:
+        display.display(display.Code(textwrap.dedent(inspect.getsource(thing)), language="python"))
 
 
 def film(frames: Sequence[np.ndarray], name: str, alt: str, milliseconds: int = 120) -> None:
