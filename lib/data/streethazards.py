@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from lib import ROOT
-from lib.data import DataError, parse_json, read_file
 from lib.data.photos import open_image, open_label
+from lib.files import DataError, parse_json, read_file
 
 #: Index 0..13; the files hold index + 1. `unlabeled` is a trained class like any other: nearly all of it is sky.
 CLASSES = (
