@@ -30,7 +30,6 @@ def run(
     committed: Path | None = None,
     folder: Path | None = None,
     submit: Callable | None = None,
-    remeasure: bool | None = None,
 ) -> list[Row]:
     """Run `fn(**params)` for every `params` of the grid that has no result yet; return one row a configuration.
 
@@ -51,7 +50,6 @@ def run(
         folder: where results are kept, one file each; `sweeps/<name>` under `results.out()` if None.
         submit: `submit(task, *args)` returns a future, such as `ThreadPoolExecutor().submit` or, of a dask client,
             `functools.partial(client.submit, pure=False)`; workers must see the folder. In this process if None.
-        remeasure: measure rows that have a note anew, and only these besides missing ones; `SLOTS_REMEASURE` if None.
 
     Returns:
         Rows in the order of the grid: `{"params", "data", "revision", "code", "metrics", "seconds"}`, and "note". A NaN
@@ -71,7 +69,7 @@ def run(
     kept = [_noted(_read(path), now) for path in paths]
     old = [_noted(known.get(k), now) for k in keys]
     rows = [min((r for r in pair if r), key=partial(_doubt, now), default=None) for pair in zip(kept, old, strict=True)]
-    again = provenance.remeasure() if remeasure is None else remeasure
+    again = provenance.remeasure()  # rows that have a note, and only these besides missing ones
     todo = [i for i, row in enumerate(rows) if row is None or (again and _doubt(now, row))]
     origin = ["now" if i in {*todo} else "kept" if rows[i] is kept[i] else "old" for i in range(len(grid))]
     with tqdm(total=len(grid), initial=len(grid) - len(todo), desc=name, smoothing=0, leave=False) as bar:

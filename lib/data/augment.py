@@ -1,8 +1,7 @@
 """Augmentations that move an image and its label together, and the original study's two that did not do what they said.
 
-All take (tv_tensors.Image, tv_tensors.Mask), as `StreetHazards(transforms=...)` hands them. Draws come from torch's
-global generator. Labels are resized to the nearest pixel and filled with 255, never with a class. Introduced in
-notebooks/streethazards.ipynb.
+All take (tv_tensors.Image, tv_tensors.Mask) and move both with one draw, from torch's global generator. Labels are
+resized to the nearest pixel and filled with 255, never with a class. Introduced in notebooks/streethazards.ipynb.
 """
 
 from typing import Any
