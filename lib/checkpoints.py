@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lib.files import written
 from lib.provenance import number, revision
 
 HEADER, DEPTH = 20_000_000, 30  # bytes that a provenance may have, and levels of nesting
@@ -41,28 +39,10 @@ def save(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None
     header = {"revision": revision(), **header}
     separate = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     with written(path) as temporary:  # clones, because tied weights must not share memory there
-        save_file(separate, temporary, metadata={"provenance": json.dumps(header, default=number)})
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to; it takes its place when it is whole, and is gone if it is not.
-
-    Raises:
-        OSError: the folder or the file cannot be written; the message names the file.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written ({error}); free some space or choose another --out") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        try:
+            save_file(separate, temporary, metadata={"provenance": json.dumps(header, default=number)})
+        except SafetensorError as error:  # of a full disk
+            raise OSError(str(error)) from error
 
 
 def load(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -115,12 +95,6 @@ def digest(tensors: dict[str, Tensor]) -> str:
     for key, value in sorted(tensors.items()):
         found.update(f"{key} {value.dtype} {list(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:12]
-
-
-def restamp(path: Path, model_code: str) -> None:
-    """Record that today's code of the model gives what the code that trained it gave; check that before."""
-    tensors, header = load(path)
-    save(path, tensors, header | {"code": header.get("code", {}) | {"model": model_code}})
 
 
 def _header(file: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Sliders for JupyterLab. Every notebook shows a static figure of the same thing; these only add the handle."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -10,20 +10,19 @@ from torch import Tensor, nn
 from lib import plots
 
 
-def slots(models: dict[str, nn.Module], pictures: Tensor, change: Callable[[Tensor], Tensor] | None = None):
+def slots(models: dict[str, nn.Module], pictures: Tensor) -> widgets.Widget:
     """A widget: choose model, picture `[N, 3, H, W]`, mask temperature and the noise that slots start from.
 
-    Introduced in notebooks/ex_slot1.ipynb; ex_slot5 hands in a `change` of the picture, shown beside it.
+    Introduced in notebooks/ex_slot1.ipynb.
     """
 
     def show(model: str, index: int, temperature: float, noise: int) -> None:
-        shown = [pictures[index]] if change is None else [pictures[index], change(pictures[index])]
         torch.manual_seed(noise)
         with torch.no_grad():
             on = next(models[model].parameters()).device  # training leaves a model where it ran
-            out = models[model](torch.stack(shown).to(on), temperature)
-        rows = zip(shown, out.reconstruction, out.masks, out.pictures, strict=True)
-        plots.grid([plots.slot_panels(*row) for row in rows], ["picture", "rebuilt", "masks"])
+            out = models[model](pictures[index : index + 1].to(on), temperature)
+        row = plots.slot_panels(pictures[index], out.reconstruction[0], out.masks[0], out.pictures[0])
+        plots.grid([row], ["picture", "reconstruction", "masks"])
         plt.show()
 
     return widgets.interactive(

@@ -7,9 +7,7 @@ libraries' versions, the sizes. So no setting can meet another's tokens. Introdu
 import hashlib
 import inspect
 import json
-import os
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -19,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from tqdm.auto import tqdm
 
-from lib import ROOT
+from lib import ROOT, files
 from lib.data.movi import MoviDataset
 from lib.models import backbones
 
@@ -133,9 +130,8 @@ def compute(
     path = folder / f"{backbone.name}-{dataset.split}-{grid}-{key}.npy"
     if not path.exists():  # what is finished is read without a lock: the folder may be read-only
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):  # released by the system when its process dies
-                _sweep(folder)
+            with files.lock(path.with_suffix(".lock"), wait=True):
+                _sweep(path)
                 if not path.exists():
                     _compute(path, backbone.to(device), dataset, size, grid, batch, device)
         except OSError as error:
@@ -146,11 +142,9 @@ def compute(
 
 
 def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int, batch: int, device: str) -> None:
-    note = path.with_suffix(".json")
-    temporary = {made: made.with_name(f".{made.name}.tmp") for made in (note, path)}
     shape, total, squares, count = None, 0.0, 0.0, 0
-    try:
-        with open(temporary[path], "wb") as file:  # not mapped: on a full disk that would end the process
+    with files.written(path) as temporary:
+        with open(temporary, "wb") as file:  # not mapped: on a full disk that would end the process
             for s in tqdm(range(len(dataset)), desc=f"{backbone.name} on {dataset.split}", unit="scene", leave=False):
                 video = torch.from_numpy(dataset[s].video).permute(0, 3, 1, 2)  # [T, 3, H, W]
                 parts = [tokens_of(backbone, p.to(device).float() / 255, size, grid).cpu() for p in video.split(batch)]
@@ -171,19 +165,17 @@ def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int
                 total, squares, count = total + flat.sum(0), squares + (flat**2).sum(0), count + len(flat)
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-        temporary[note].write_text(json.dumps({"shape": shape, "mean": mean.tolist(), "std": std.tolist()}))
-        for made in (note, path):  # in this order: an array is there only with its description
-            os.replace(temporary[made], made)
-    finally:
-        for left in temporary.values():
-            left.unlink(missing_ok=True)
+        # First: an array is there only with its description.
+        files.write(path.with_suffix(".json"), {"shape": shape, "mean": mean.tolist(), "std": std.tolist()})
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what killed processes left half-written: files whose lock is free."""
-    for left in folder.glob(".*.tmp*"):
-        with suppress(Timeout), FileLock(folder / f"{left.name.split('.')[1]}.lock", timeout=0):
-            left.unlink(missing_ok=True)
+def _sweep(path: Path) -> None:
+    """Delete what killed processes left half-written: files whose lock is free, and those of `path`, which is ours."""
+    for left in path.parent.glob(".*.tmp*"):
+        stem = left.name.split(".")[1]
+        with files.lock(path.with_name(f"{stem}.lock")) as free:
+            if free or stem == path.stem:
+                left.unlink(missing_ok=True)
 
 
 def _open(path: Path, about: dict[str, Any]) -> Features:

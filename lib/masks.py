@@ -9,7 +9,7 @@ import torch
 from kornia.filters import guided_blur
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
-from torch.nn.functional import gumbel_softmax, normalize, one_hot
+from torch.nn.functional import normalize, one_hot
 
 from lib.metrics.objects import finite
 from lib.models.dinosaur import on_image
@@ -73,20 +73,6 @@ def guided(masks: Tensor, images: Tensor, radius: int = 12, smoothness: float = 
     return drawn / drawn.sum(1, keepdim=True).clamp(min=1e-6)
 
 
-def harden(masks: Tensor, how: str = "argmax", temperature: float = 1.0) -> Tensor:
-    """Masks `[B, K, ...]` made one-hot over slots.
-
-    Args:
-        how: "argmax", or "gumbel": a sample from each position's distribution (Jang et al. 2017), hard forwards and
-            soft backwards, so it can be trained through; draws from torch's generator.
-        temperature: of the Gumbel-softmax.
-
-    Raises:
-        ValueError: another name, or masks that are not finite.
-    """
-    finite("masks", masks)
-    if how == "argmax":
-        return one_hot(masks.argmax(1), masks.shape[1]).movedim(-1, 1).to(masks.dtype)
-    if how == "gumbel":
-        return gumbel_softmax(masks.clamp(min=1e-12).log(), tau=temperature, hard=True, dim=1)
-    raise ValueError(f"how is {how!r}; choose argmax or gumbel")
+def harden(masks: Tensor) -> Tensor:
+    """Masks `[B, K, ...]` made one-hot over slots: the largest wins. Raises ValueError where one is not finite."""
+    return one_hot(finite("masks", masks).argmax(1), masks.shape[1]).movedim(-1, 1).to(masks.dtype)

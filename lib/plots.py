@@ -8,7 +8,6 @@ import base64
 import html
 import inspect
 import io
-import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
@@ -24,7 +23,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lib import results
+from lib import files, results
 
 #: Slot k's colour; from the 14th slot on they come again, darker each time.
 SLOTS = (
@@ -193,8 +192,4 @@ def _write(name: str, suffix: str, content: bytes) -> None:
     """Write `figures/<name>.<suffix>` under the output folder; two replays may draw the same figure at once."""
     if len(content) > LIMIT:  # no reason to lose the training before it
         print(f"figure {name} has {len(content)} bytes, a committed one may have {LIMIT}; show less or make it smaller")
-    path = results.out() / "figures" / f"{name}.{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.{suffix}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    files.write(results.out() / "figures" / f"{name}.{suffix}", content)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -22,9 +23,11 @@ from torch import nn
 from lib import ROOT
 
 #: Modules that keep, draw, explore or run: they move no number.
-APART = "provenance checkpoints sweeps committed results plots explore run tables figures".split()
+APART = "provenance files checkpoints sweeps results plots explore run tables figures".split()
 #: Fields of a syntax tree that not every Python from 3.11 on has, or that say nothing of what is computed.
 SKIPPED = ("type_params", "type_comment", "kind", "ctx")
+#: Names of checkpoints that a trial loads although other code trained them: `training` fills it, `sweeps` reads it.
+FOREIGN: ContextVar[list[str] | None] = ContextVar("foreign", default=None)
 
 
 def code(*things: Any) -> str:

@@ -16,8 +16,7 @@ import pandas as pd
 import torch
 from IPython import get_ipython
 
-from lib import ROOT, provenance
-from lib.checkpoints import written
+from lib import ROOT, files, provenance
 
 #: Parameters that move no number by more than a verdict allows.
 ALIKE = {"device", "interactive"}
@@ -80,8 +79,7 @@ def write(
         "runs": runs,
         "summary": summary,
     }
-    with written(out() / "figures" / "results" / f"{notebook}.json") as temporary:
-        temporary.write_text(json.dumps(_plain(document), indent=1) + "\n")
+    files.write(out() / "figures" / "results" / f"{notebook}.json", _plain(document))
     return table(summary)
 
 

@@ -32,7 +32,7 @@ try:
     from papermill.exceptions import PapermillExecutionError
     from tqdm import tqdm
 
-    from lib import ROOT
+    from lib import ROOT, files
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
@@ -241,15 +241,7 @@ def clean(path: Path) -> None:
             cell.metadata.pop(name, None)
         if not cell.metadata.get("tags", ["kept"]):
             cell.metadata.pop("tags")
-    write(path, nbformat.writes(notebook) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    files.write(path, nbformat.writes(notebook) + "\n")
 
 
 def headline(out: Path, name: str) -> str:
@@ -314,12 +306,12 @@ def explore(folder: Path) -> list[str]:
             text = nbformat.writes(notebook) + "\n"
         new = hashlib.sha256(text.encode()).hexdigest()
         if not copy.exists() or hashlib.sha256(copy.read_bytes()).hexdigest() == known.get(name):
-            write(copy, text)
+            files.write(copy, text)
             known[name] = new
         elif known.get(name) != new:
             print(f"kept your {os.path.relpath(copy)}; notebooks/{name} has changed since: move yours away to get it")
-    write(record, json.dumps(known))
-    write(folder / ".lab" / "overrides.json", json.dumps(LAB))
+    files.write(record, known)
+    files.write(folder / ".lab" / "overrides.json", LAB)
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}"]
     command += [f"--LabApp.default_url=/lab/tree/{os.path.relpath(folder, ROOT)}/index.md"]
     command += [f"--LabApp.app_settings_dir={folder / '.lab'}"]

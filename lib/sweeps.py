@@ -1,13 +1,11 @@
 """An ablation as one call: every configuration of a grid is run once, kept as one file, and never run again."""
 
-import fcntl
 import itertools
 import json
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,14 +13,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from lib import ROOT, provenance, results
-from lib.checkpoints import OneLine, written
+from lib import ROOT, files, provenance, results
+from lib.checkpoints import OneLine
 from lib.provenance import as_json, short
 
 Row = dict[str, Any]
 WAIT = 1.0  # seconds between two looks at what other processes have claimed
-#: Names of checkpoints that a trial loads although other code trained them; filled by `training.load_or_train`.
-FOREIGN: ContextVar[list[str] | None] = ContextVar("foreign", default=None)
 
 
 def run(
@@ -34,7 +30,6 @@ def run(
     committed: Path | None = None,
     folder: Path | None = None,
     submit: Callable | None = None,
-    remeasure: bool | None = None,
 ) -> list[Row]:
     """Run `fn(**params)` for every `params` of the grid that has no result yet; return one row a configuration.
 
@@ -55,7 +50,6 @@ def run(
         folder: where results are kept, one file each; `sweeps/<name>` under `results.out()` if None.
         submit: `submit(task, *args)` returns a future, such as `ThreadPoolExecutor().submit` or, of a dask client,
             `functools.partial(client.submit, pure=False)`; workers must see the folder. In this process if None.
-        remeasure: measure rows that have a note anew, and only these besides missing ones; `SLOTS_REMEASURE` if None.
 
     Returns:
         Rows in the order of the grid: `{"params", "data", "revision", "code", "metrics", "seconds"}`, and "note". A NaN
@@ -75,7 +69,7 @@ def run(
     kept = [_noted(_read(path), now) for path in paths]
     old = [_noted(known.get(k), now) for k in keys]
     rows = [min((r for r in pair if r), key=partial(_doubt, now), default=None) for pair in zip(kept, old, strict=True)]
-    again = provenance.remeasure() if remeasure is None else remeasure
+    again = provenance.remeasure()  # rows that have a note, and only these besides missing ones
     todo = [i for i, row in enumerate(rows) if row is None or (again and _doubt(now, row))]
     origin = ["now" if i in {*todo} else "kept" if rows[i] is kept[i] else "old" for i in range(len(grid))]
     with tqdm(total=len(grid), initial=len(grid) - len(todo), desc=name, smoothing=0, leave=False) as bar:
@@ -116,36 +110,31 @@ def save(rows: list[Row], path: Path, beside: bool = False) -> None:
     known = _committed(path) if beside else {}
     known |= {key(row["params"], row["data"]): row for row in rows}
     bare = [{k: v for k, v in row.items() if k != "note"} for row in known.values()]
-    _write(path, _portable(json.dumps({"rows": bare}, indent=1, allow_nan=False)) + "\n")
+    files.write(path, _portable(json.dumps({"rows": bare}, indent=1, allow_nan=False)) + "\n")
 
 
 def _measure(fn: Callable, head: Row, path: Path, begun: float, again: bool) -> Row | None:
     """Run one configuration and keep its result; None where another process is at it. Needs the folder, no more."""
-    locks = path.parent / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    # The kernel frees this lock when its holder dies. The file stays: deleting it would let two hold "the" lock.
-    with open(locks / path.stem, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with files.lock(path.parent / "locks" / path.stem) as mine:
+        if not mine:
             return None
         failure = _failure(path)
         if (row := _read(path)) is not None and (not again or path.stat().st_mtime > begun):
             return row
         if failure.exists() and failure.stat().st_mtime > begun:  # another process tried it during this call
             return _failed(head, failure.read_text())
-        start, token = time.monotonic(), FOREIGN.set([])
+        start, token = time.monotonic(), provenance.FOREIGN.set([])
         try:
             metrics = as_json(_dict(fn(**head["params"])), f"what {fn.__qualname__} returned", strict=False)
         except Exception:
-            _write(failure, traceback.format_exc())
+            files.write(failure, traceback.format_exc())
             return _failed(head, traceback.format_exc())
         finally:
-            foreign = FOREIGN.get()
-            FOREIGN.reset(token)
+            foreign = provenance.FOREIGN.get()
+            provenance.FOREIGN.reset(token)
         stamp = {"code": head["code"] + ("+" if foreign else "")}  # today's code, but not all of it
         row = head | stamp | {"metrics": metrics, "seconds": round(time.monotonic() - start, 3)}
-        _write(path, json.dumps(row, indent=1, allow_nan=False) + "\n")
+        files.write(path, row)
         failure.unlink(missing_ok=True)
         return row
 
@@ -173,7 +162,7 @@ def _finished(tasks: dict[int, tuple], submit: Callable | None) -> Iterator[tupl
                 yield i, futures[-1].result()
             except Exception as error:
                 text = "".join(traceback.format_exception(error))
-                _write(_failure(tasks[i][2]), text)
+                files.write(_failure(tasks[i][2]), text)
                 yield i, _failed(tasks[i][1], text)
     finally:
         for future in futures:
@@ -253,11 +242,6 @@ def _read(path: Path) -> Row | None:
         return row if {"params", "data", "revision", "metrics"} <= row.keys() else None
     except (FileNotFoundError, ValueError, AttributeError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    with written(path) as temporary:
-        temporary.write_text(text)
 
 
 class NothingMeasured(OneLine, RuntimeError):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from lib import ROOT, checkpoints, provenance, results, sweeps
+from lib import ROOT, checkpoints, provenance, results
 from lib.checkpoints import CheckpointError, OneLine
 
 
@@ -327,8 +327,8 @@ def load_or_train(
         elif made.get("training") != stamps["training"] and provenance.remeasure():
             why = f"{path.name} was trained by other code"
         else:
-            if made.get("training") != stamps["training"] and sweeps.FOREIGN.get() is not None:
-                sweeps.FOREIGN.get().append(path.name)
+            if made.get("training") != stamps["training"] and provenance.FOREIGN.get() is not None:
+                provenance.FOREIGN.get().append(path.name)
             tensors, header = checkpoints.load(path)
             checkpoints.fill(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
             return Run(model.eval(), header, {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib import checkpoints
+from lib import checkpoints, files
 from lib.checkpoints import CheckpointError
 
 
@@ -24,7 +24,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full_disk)
+    monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         checkpoints.save(path, {"a": torch.zeros(2)}, {"seed": 2})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
@@ -80,7 +80,7 @@ def test_what_cannot_be_written_names_the_file(tmp_path):
         checkpoints.save(tmp_path / "file" / "x.safetensors", {"a": torch.ones(1)}, {})
     with (
         pytest.raises(OSError, match="y cannot be written .*No space"),
-        checkpoints.written(tmp_path / "y") as temporary,
+        files.written(tmp_path / "y") as temporary,
     ):
         temporary.symlink_to("/dev/full")  # a disk without room
         temporary.write_text("x" * 100_000)

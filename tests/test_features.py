@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from lib import ROOT, features
+from lib import ROOT, features, files
 from lib.features import FeatureError, compute, describe, tokens_of
 
 
@@ -222,7 +222,7 @@ def test_finished_tokens_are_read_from_a_folder_that_cannot_be_written(tmp_path,
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(features, "FileLock", refuse)
+    monkeypatch.setattr(files, "FileLock", refuse)
     assert compute(Patches(), Scenes(), 32, 4, folder=tmp_path).tokens.shape == (3, 4, 16, 5)
     with pytest.raises(FeatureError, match=f"{tmp_path.name}: tokens cannot be kept .*Permission denied.*make room"):
         compute(Patches(), Scenes(), 32, 2, folder=tmp_path)

@@ -103,15 +103,20 @@ def test_any_number_of_slots_and_of_lines(number):
     plt.close(figure)
 
 
-@pytest.mark.parametrize("change", [None, lambda picture: 1 - picture])
-def test_the_slider_draws_any_number_of_slots(change, monkeypatch):
+def test_the_slider_draws_any_number_of_slots(monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
     model = Autoencoder(size=16, num_slots=15)
-    widget = explore.slots({"a": model}, torch.rand(2, 3, 16, 16), change)
+    widget = explore.slots({"a": model}, torch.rand(2, 3, 16, 16))
     widget.f(model="a", index=1, temperature=1.0, noise=3)
-    rows = 1 if change is None else 2
-    assert len([axis for axis in plt.gcf().axes if axis.images]) == rows * (3 + 15)
+    assert len([axis for axis in plt.gcf().axes if axis.images]) == 3 + 15
     plt.close("all")
+
+
+def test_the_source_that_is_shown_is_what_runs(shown):
+    plots.source(plots.grid, Autoencoder.forward)
+    first, second = (code.data for code in shown)
+    assert first.startswith("def grid(") and second.startswith("def forward(self")
+    compile(second, "shown", "exec")
 
 
 def test_outside_a_notebook_a_figure_is_written_all_the_same(tmp_path, monkeypatch):

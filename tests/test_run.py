@@ -242,8 +242,8 @@ def test_a_dead_kernel_and_a_slow_cell_are_told_apart(house, tmp_path, capsys):
 def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_path):
     nbformat.write(notebook("two", "print('here')\nimport time\ntime.sleep(60)"), house / "two.ipynb")
     code = (
-        "import sys, pathlib; from lib import preflight, run; run.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
-        "preflight.ORDER = ('one', 'two', 'three'); sys.exit(run.main(['--out', sys.argv[2]]))"
+        "import sys, pathlib; from lib import run; run.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
+        "run.ORDER = ('one', 'two', 'three'); sys.exit(run.main(['--out', sys.argv[2]]))"
     )
     out = tmp_path / "out"
     process = subprocess.Popen(

@@ -107,9 +107,10 @@ def test_other_code_marks_a_result_and_measures_it_anew_on_demand(sweep, tmp_pat
 
 
 def test_a_tree_with_changes_is_told_and_measured_anew_once_it_is_clean(sweep, monkeypatch):
+    monkeypatch.setenv("SLOTS_REMEASURE", "1")
     for revision, ran in (("abc+", 1), ("abc+", 1), ("def", 2), ("def", 2)):
         monkeypatch.setattr(provenance, "revision", lambda revision=revision: revision)
-        (row,) = sweep(["x"], remeasure=True)
+        (row,) = sweep(["x"])
         assert len(sweep.ran()) == ran and ("with uncommitted changes" in row.get("note", "")) == (revision == "abc+")
 
 

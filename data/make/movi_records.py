@@ -23,8 +23,9 @@ from movi_geometry import (
 from movi_physics import FRICTION, RESTITUTION, mass
 from movi_render import RGB
 from PIL import Image
+from tfrecords import encode_example, read_records, write_records
 
-from lib.data.tfrecord import decode_example, encode_example, read_records, write_records
+from lib.data.tfrecord import decode_example
 
 PER_SHARD = 20  # scenes
 QUALITY = 85  # JPEG without chroma subsampling; the highest that keeps the whole set under 16 MB

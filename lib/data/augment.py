@@ -1,8 +1,7 @@
 """Augmentations that move an image and its label together, and the original study's two that did not do what they said.
 
-All take (tv_tensors.Image, tv_tensors.Mask), as `StreetHazards(transforms=...)` hands them. Draws come from torch's
-global generator. Labels are resized to the nearest pixel and filled with 255, never with a class. Introduced in
-notebooks/streethazards.ipynb.
+All take (tv_tensors.Image, tv_tensors.Mask) and move both with one draw, from torch's global generator. Labels are
+resized to the nearest pixel and filled with 255, never with a class. Introduced in notebooks/streethazards.ipynb.
 """
 
 from typing import Any
@@ -67,17 +66,13 @@ class ScaleCrop(v2.Transform):
         return F.crop(resized, max(top, 0), max(left, 0), height, width)
 
 
-class DegenerateCrop(v2.Transform):
+class DegenerateCrop(ScaleCrop):
     """The original study's "multi-scale" crop: resize by s, cut out crop x s, resize back to `crop`.
 
     The net magnification is 1 and the field of view is `crop`, whatever s is; only the blur of resampling differs.
 
     Args: as of `ScaleCrop`; the image must be at least as large as the crop.
     """
-
-    def __init__(self, crop: tuple[int, int], scale: tuple[float, float] = (0.5, 2.0), base: float = 1.0):
-        super().__init__()
-        self.crop, self.scale, self.base = tuple(crop), _range(scale), base
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         factor = _draw(self.scale)

@@ -10,8 +10,6 @@ CVPR 2022) comes from its public bucket; StreetHazards (Hendrycks et al., ICML 2
 
 import argparse
 import base64
-import json
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,9 +19,10 @@ from urllib.parse import quote
 from tqdm.auto import tqdm
 
 from lib import ROOT
-from lib.data import DataError, fetch
+from lib.data import fetch
 from lib.data.fetch import File
 from lib.data.shards import CHECKSUMS, recorded, recorded_lengths
+from lib.files import DataError, write
 
 DEST = ROOT / "data" / "real"
 BUCKET = "kubric-public"
@@ -135,18 +134,12 @@ def _fetch_recorded(folder: Path, files: list[File], workers: int, about: str, s
     fetch.check_space(folder, sum(file.size - file.here for file in files))
     given_up = {name for name in known if stem and name.startswith(stem) and not (folder / name).exists()}
     known = {name: entry for name, entry in known.items() if name not in given_up}
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / CHECKSUMS, known | {file.path.name: {"size": file.size, "md5": file.md5} for file in files})
+    with fetch.named(folder):
+        write(folder / CHECKSUMS, known | {file.path.name: {"size": file.size, "md5": file.md5} for file in files})
     fetch.fetch_all(files, workers, about)
     came = {file.path.name: {"size": file.size, "md5": file.md5 or fetch.md5_of(file.path)} for file in files}
-    _write(folder / CHECKSUMS, recorded(folder) | came)
-
-
-def _write(path: Path, content: dict) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with fetch.named(path):
-        part.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        os.replace(part, path)
+    with fetch.named(folder):
+        write(folder / CHECKSUMS, recorded(folder) | came)
 
 
 def verify(dest: Path | str = DEST) -> list[str]:

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import requests
-from filelock import FileLock, Timeout
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from lib.data import DataError
+from lib.files import DataError, lock
 
 TRIES = 5  # in a row without any byte of progress
 WAIT = 0.5  # seconds before the second try, doubled for each further one
@@ -78,12 +77,10 @@ def named(path: Path, remedy: str = RESUME) -> Iterator[None]:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other downloads out of a folder; DataError where one is at work there. Its lock ends with its process."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
-            yield
-    except Timeout as error:
-        raise DataError(f"{folder}: another download is at work here; try again when it has ended") from error
+    with lock(folder.with_name(f".{folder.name}.lock")) as mine:
+        if not mine:
+            raise DataError(f"{folder}: another download is at work here; try again when it has ended")
+        yield
 
 
 def open_session(connections: int = 1) -> requests.Session:
@@ -182,7 +179,7 @@ def fetch_all(files: Iterable[File], workers: int = 4, about: str = "") -> None:
     Raises DataError at the first file that cannot be had; the others stop where they are, to be resumed.
     """
     files, workers = list(files), max(1, min(workers, 32))
-    stop, lock = threading.Event(), threading.Lock()
+    stop, one = threading.Event(), threading.Lock()
     with (
         tqdm(total=sum(file.size or 0 for file in files) or None, unit="B", unit_scale=True, desc=about) as bar,
         open_session(workers) as session,
@@ -190,7 +187,7 @@ def fetch_all(files: Iterable[File], workers: int = 4, about: str = "") -> None:
     ):
 
         def report(size: int) -> None:
-            with lock:
+            with one:
                 bar.update(size)
 
         jobs = [pool.submit(_have, file, session, report, stop) for file in files]

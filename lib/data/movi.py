@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from lib import ROOT
-from lib.data import DataError
 from lib.data.photos import MOST_PIXELS, open_image, open_label
-from lib.data.shards import cached, find_shards, index_shards, remedy, stamp
+from lib.data.shards import find_shards, index_shards, remedy
 from lib.data.tfrecord import decode_example, read_record
+from lib.files import DataError
 
 MATERIALS = ("metal", "rubber")
 SHAPES = ("cube", "cylinder", "sphere")
@@ -58,32 +57,6 @@ class Scene:
     visibility: np.ndarray | None = None  # int64 [n, T], pixels that show object i in frame t
     extra: dict[str, list[bytes] | np.ndarray] = field(default_factory=dict)  # other keys, flat as the record has them
 
-    def lookup(self, attribute: str, ids: np.ndarray) -> np.ndarray:
-        """An attribute by object id, in the shape of `ids`: of one id, of a list, or of every pixel of `scene.masks`.
-
-        Background, id 0, gets -1. The id is the only right key: counting the ids that a frame shows instead shifts
-        every material behind a hidden object, which is what the original study did.
-
-        Raises:
-            DataError: the attribute was not loaded, or ids that are no integers.
-            IndexError: an id that the scene does not have.
-        """
-        values = getattr(self, attribute, None) if attribute in _CLASSES else None
-        if values is None:
-            raise DataError(
-                f"scene {self.name}: no {attribute}; choose from {', '.join(_CLASSES)} and load it (fields)"
-            )
-        ids = np.asarray(ids)
-        if ids.size and ids.dtype.kind not in "iu":  # of a mask of truths NumPy would pick values instead
-            raise DataError(f"scene {self.name}: ids are integers, not {ids.dtype}; give scene.masks or ids from it")
-        if ids.size and not 0 <= ids.min() <= ids.max() <= len(values):
-            raise IndexError(f"scene {self.name} has ids 0 to {len(values)}, asked for {ids.min()} to {ids.max()}")
-        return np.concatenate([[-1], values])[ids]
-
-    def material_of(self, ids: np.ndarray) -> np.ndarray:
-        """Material by object id: 0 metal, 1 rubber, -1 background; see `lookup`."""
-        return self.lookup("material", ids)
-
 
 class MoviDataset(Dataset):
     """One split of MOVi-A; item i is a `Scene`, the items of a slice are a list.
@@ -94,44 +67,34 @@ class MoviDataset(Dataset):
     Args:
         root: a folder of shards, or one that holds `[movi_a/]128x128/1.0.0/`.
         split: train, validation or (stand-in only) test.
-        resolution: height in pixels, to choose among several or to insist; None takes the only one there.
         fields: names in `FIELDS`, or further keys of the record, which go to `Scene.extra` as they are.
         frames: None for all, else a slice or frame numbers; other frames are not decoded.
-        on_damage: "raise" at the first fault; "skip" leaves out every damaged record and missing shard. To know them,
-            "skip" decodes the whole split once and caches what it found.
 
     Attributes:
-        damaged: one line for each thing that was left out.
         fingerprint: 12 hexadecimal digits of a hash of lengths and checksums of the records, for caches and results.
 
     Raises:
-        DataError: no such split, resolution or shard, or damage; on reading an item, damage in that record.
-        ValueError: an unknown field or option; frames that a scene does not have, or scenes of another resolution.
+        DataError: no such split or shard, or damage; on reading an item, damage in that record.
+        ValueError: an unknown field or option; frames that a scene does not have.
     """
 
     def __init__(
         self,
         root: Path | str = ROOT / "data" / "movi_a",
         split: str = "train",
-        resolution: int | None = None,
         fields: Iterable[str] = tuple(FIELDS),
         frames: slice | Iterable[int] | None = None,
-        on_damage: str = "raise",
     ):
         self.fields = (fields,) if isinstance(fields, str) else tuple(fields)
         if unknown := [name for name in self.fields if name not in (*FIELDS, *_BULK) and "/" not in name]:
             raise ValueError(f"unknown fields {unknown}; choose from {list(FIELDS)} or name a key of the record")
-        if on_damage not in ("raise", "skip"):
-            raise ValueError(f"on_damage is {on_damage!r}; choose 'raise' or 'skip'")
         self.frames = frames if frames is None or isinstance(frames, slice) else tuple(map(operator.index, frames))
-        self.split, self.resolution = split, resolution
-        self.shards = find_shards(Path(root).absolute(), split, resolution)
-        records, self.damaged = index_shards(self.shards)
+        self.split = split
+        self.shards = find_shards(Path(root).absolute(), split)
+        records, faults = index_shards(self.shards)
         self._places = [(s, k, *place) for s, shard in enumerate(records) for k, place in enumerate(shard)]
-        if on_damage == "skip":
-            self._leave_out_damaged()
-        elif self.damaged:
-            raise DataError(f"{self.damaged[0]} (fault 1 of {len(self.damaged)}); {remedy(self.shards)}")
+        if faults:
+            raise DataError(f"{faults[0]} (fault 1 of {len(faults)}); {remedy(self.shards)}")
         if not self._places:
             raise DataError(f"{self.shards[0].parent}: split {split!r} has no readable record; {remedy(self.shards)}")
         self.fingerprint = hashlib.sha256(repr([place[3:] for place in self._places]).encode()).hexdigest()[:12]
@@ -145,38 +108,18 @@ class MoviDataset(Dataset):
         position = operator.index(index)
         if not -len(self) <= position < len(self):
             raise IndexError(f"scene {position} of {len(self)} in split {self.split!r}")
-        return self._read(self._places[position], self.frames)
-
-    def _read(self, place: tuple[int, ...], frames: slice | tuple[int, ...] | None) -> Scene:
-        shard, number, *span = place
+        shard, number, *span = self._places[position]
         path = self.shards[shard]
         try:
-            return decode_scene(read_record(path, *span), self.fields, frames, self.resolution)
+            return decode_scene(read_record(path, *span), self.fields, self.frames)
         except (DataError, OSError) as error:
             raise DataError(f"{path.name}: record {number} is damaged ({error}); {remedy(self.shards)}") from error
-
-    def _leave_out_damaged(self) -> None:
-        def check() -> dict[str, str]:
-            faults = {}
-            for place in tqdm(self._places, desc=f"checking {self.split}", leave=False):
-                try:
-                    self._read(place, None)
-                except DataError as error:
-                    faults[f"{place[0]}/{place[1]}"] = str(error)
-            return faults
-
-        about = [str(self.shards[0]), list(self.fields)]
-        name = f"check-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
-        faults = cached(name, [about, stamp(self.shards)], check)
-        self.damaged += faults.values()
-        self._places = [place for place in self._places if f"{place[0]}/{place[1]}" not in faults]
 
 
 def decode_scene(
     record: bytes,
     fields: Iterable[str] = tuple(FIELDS),
     frames: slice | Iterable[int] | None = None,
-    resolution: int | None = None,
 ) -> Scene:
     """One record as a `Scene`; the arguments are those of `MoviDataset`. Raises DataError, saying what is wrong."""
     keys = {name: FIELDS.get(name, name) for name in fields}
@@ -184,8 +127,6 @@ def decode_scene(
     if absent := sorted({*keys.values(), *_METADATA} - features.keys()):
         raise DataError(f"no key {', '.join(absent)} in the record")
     name, total, count, height, width = (_single(features, key) for key in _METADATA)
-    if resolution not in (None, height):
-        raise ValueError(f"the scenes are {height}x{width}, resolution={resolution} was asked for")
     chosen = _chosen(frames, total)
     if len(chosen) * height * width > MOST_PIXELS:
         raise DataError(f"{len(chosen)} frames of {height} x {width} px are more than {MOST_PIXELS} pixels in all")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageDraw, ImageOps, UnidentifiedImageError
 
-from lib.data import DataError, read_file
+from lib.files import DataError, read_file
 
 #: Name, package and file. All are in the wheels themselves, so nothing is fetched.
 PACKAGED = {

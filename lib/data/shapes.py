@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_dilation
 
-from lib.data import DataError
+from lib.files import DataError
 
 KINDS = ("circle", "square", "triangle")
 #: Okabe and Ito's colour-blind safe set without black and white, RGB in 0..1.

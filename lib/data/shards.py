@@ -1,22 +1,15 @@
 """Which TFRecord shards a split has, where each record in them starts, and whether any are missing or cut.
 
-The index is read from the headers of the records once and cached; it is rebuilt when a shard's size or time changes.
+The index is read from the headers of the records alone.
 Used by lib.data.movi.
 """
 
-import contextlib
-import hashlib
-import json
-import os
 import re
-import secrets
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lib import ROOT
-from lib.data import DataError, parse_json, read_file
 from lib.data.tfrecord import scan_shard
+from lib.files import DataError, parse_json, read_file
 
 #: What lib.data.download writes next to shards: for each file that was asked for, its size in bytes and its md5.
 CHECKSUMS = "checksums.json"
@@ -32,26 +25,22 @@ def shard_splits(folder: Path, name: str) -> dict[str, list[Path]]:
     return splits
 
 
-def find_shards(root: Path, split: str, resolution: int | None) -> list[Path]:
+def find_shards(root: Path, split: str) -> list[Path]:
     """The shards of one split of MOVi-A in `root` itself or in the folders of TensorFlow Datasets below it.
 
     Raises DataError where there are none, naming the splits that are there, or where several folders have them.
     """
     folders = (root, *root.glob("*x*/*"), *root.glob("movi_a/*x*/*"))
     found = {folder: splits for folder in folders if (splits := shard_splits(folder, "movi_a"))}
-    if resolution is not None:  # a flat folder does not tell: there the size of the frames decides
-        size = f"{resolution}x{resolution}"
-        found = {folder: splits for folder, splits in found.items() if folder == root or folder.parent.name == size}
     wanted = [folder for folder, splits in found.items() if split in splits]
     if len(wanted) > 1:
         names = ", ".join(str(folder.relative_to(root)) for folder in wanted)
-        raise DataError(f"{root}: split {split!r} is in several folders ({names}); pass resolution, or one as root")
+        raise DataError(f"{root}: split {split!r} is in several folders ({names}); pass one as root")
     if not wanted:
-        at = "" if resolution is None else f" at resolution {resolution}"
         splits = sorted({name for splits in found.values() for name in splits})
         there = f"there is {', '.join(splits)}" if splits else "there are no movi_a-*.tfrecord-* files"
         get = f"python -m lib.data.download movi_a --split {split if split == 'train' else 'validation'}"
-        raise DataError(f"{root}: no split {split!r}{at}; {there}; the stand-in is in data/movi_a, `{get}` gets MOVi-A")
+        raise DataError(f"{root}: no split {split!r}; {there}; the stand-in is in data/movi_a, `{get}` gets MOVi-A")
     return found[wanted[0]][split]
 
 
@@ -63,7 +52,7 @@ def remedy(paths: list[Path]) -> str:
         get += f" --resolution {size[1]}"
     if folder.resolve() == ROOT / "data" / "movi_a":
         get = "git checkout -- data/movi_a"
-    return f"get it anew with `{get}` or pass on_damage='skip'"
+    return f"get it anew with `{get}`"
 
 
 def index_shards(paths: list[Path]) -> tuple[list[list[list[int]]], list[str]]:
@@ -77,10 +66,10 @@ def index_shards(paths: list[Path]) -> tuple[list[list[list[int]]], list[str]]:
         off, an empty or missing shard, a size that is not the recorded one, a number of records that is not the one in
         dataset_info.json. A shard cut exactly between two records shows only in the last two.
     """
-    index = cached(f"index-{_digest(paths)}", stamp(paths), lambda: [_scan(path) for path in paths])
     faults = _missing(paths)
     lengths = recorded_lengths(paths[0])
     asked = recorded(paths[0].parent)
+    index = [scan_shard(path) for path in paths]
     for path, (records, damage) in zip(paths, index, strict=True):
         number = int(path.name[-14:-9])
         expected = lengths[number] if number < len(lengths) else None
@@ -94,13 +83,6 @@ def index_shards(paths: list[Path]) -> tuple[list[list[list[int]]], list[str]]:
         elif expected is None and not records:
             faults.append(f"{path.name}: the file is empty")
     return [records for records, _ in index], faults
-
-
-def _scan(path: Path) -> tuple[list[list[int]], str | None]:
-    try:
-        return scan_shard(path)
-    except DataError as error:
-        return [], str(error)
 
 
 def _missing(paths: list[Path]) -> list[str]:
@@ -140,37 +122,3 @@ def recorded_lengths(path: Path) -> list[int]:
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DataError(f"{info}: not a dataset_info.json ({error}); download it again or delete it") from error
     return lengths[0] if lengths else []
-
-
-def stamp(paths: list[Path]) -> list[list]:
-    """Name, size and time of each file: what a cached value about them is good for."""
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-
-
-def _digest(paths: list[Path]) -> str:
-    return hashlib.sha256(os.fsencode(paths[0].parent.resolve() / paths[0].name)).hexdigest()[:16]
-
-
-def cached(name: str, stamp: Any, compute: Callable[[], Any]) -> Any:
-    """`compute()`, kept as JSON under `cache/` (or $SLOTS_CACHE) for as long as `stamp` stays the same.
-
-    Two processes may both compute it; each writes a file of its own and renames it, so a reader never sees half a file.
-    A cache that cannot be read is computed again, one that cannot be written is done without.
-    """
-    path = Path(os.environ.get("SLOTS_CACHE") or ROOT / "cache") / f"{name}.json"
-    try:
-        content = parse_json(read_file(path))
-        if content["stamp"] == stamp:
-            return content["value"]
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    content = {"stamp": stamp, "value": compute()}
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            part.write_text(json.dumps(content))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    return content["value"]

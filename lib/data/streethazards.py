@@ -8,17 +8,15 @@ notebooks/streethazards.ipynb. `python -m lib.data.streethazards DIR` verifies a
 import hashlib
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
 
 from lib import ROOT
-from lib.data import DataError, parse_json, read_file
 from lib.data.photos import open_image, open_label
+from lib.files import DataError, parse_json, read_file
 
 #: Index 0..13; the files hold index + 1. `unlabeled` is a trained class like any other: nearly all of it is sky.
 CLASSES = (
@@ -56,9 +54,6 @@ class StreetHazards(Dataset):
     Args:
         root: the folder that holds `train/` and `test/`.
         split: train, validation or test.
-        transforms: called with (tv_tensors.Image, tv_tensors.Mask) and returning the two, so that any torchvision v2
-            transform moves both with one draw. Fill what moves in with `{tv_tensors.Mask: IGNORE, "others": 0}`:
-            0 is a real class.
 
     Attributes:
         pairs: (image, label) paths, in the order of the .odgt index, or sorted where there is none. Links are followed
@@ -72,15 +67,10 @@ class StreetHazards(Dataset):
             unreadable file, sizes that differ, ids out of range, an anomaly outside the test split.
     """
 
-    def __init__(
-        self,
-        root: str | Path = ROOT / "data" / "streethazards",
-        split: str = "train",
-        transforms: Callable | None = None,
-    ):
+    def __init__(self, root: str | Path = ROOT / "data" / "streethazards", split: str = "train"):
         if split not in SPLITS:
             raise DataError(f"StreetHazards has no split {split!r}; give one of {', '.join(SPLITS)}")
-        self.root, self.split, self.transforms = Path(root), split, transforms
+        self.root, self.split = Path(root), split
         part, folder, _ = SPLITS[split]
         index = self.root / part / f"{split}.odgt"
         self.pairs = _listed(index, self.root) if os.path.lexists(index) else _walked(self.root, part, folder)
@@ -98,9 +88,7 @@ class StreetHazards(Dataset):
         if image.shape[1:] != label.shape:
             (h, w), (hh, ww) = image.shape[1:], label.shape
             raise DataError(f"{label_path} is {ww} x {hh} px, {image_path} is {w} x {h}; extract the archive again")
-        if self.transforms is not None:
-            image, label = self.transforms(tv_tensors.Image(image), tv_tensors.Mask(label))
-        return image.as_subclass(torch.Tensor), label.as_subclass(torch.Tensor).long()
+        return image, label.long()
 
     def label(self, index: int) -> torch.Tensor:
         """The label of frame `index` before any transform, uint8 `[H, W]` with ids 0..13."""

@@ -208,25 +208,6 @@ def threshold_at_best_f1(curve: Curve) -> float:
     return float(curve.thresholds[np.argmax(2 * hits / (hits + np.cumsum(curve.others) + curve.anomalies.sum()))])
 
 
-def at_threshold(curve: Curve, threshold: float) -> dict[str, float]:
-    """Recall, false-positive rate, precision and F1 when every pixel that reaches `threshold` is flagged.
-
-    Within a bin of a `Pool` it acts as the next threshold above; `threshold_*` return the lowest score of a bin, which
-    is exact. Raises ValueError if the threshold is NaN.
-    """
-    if np.isnan(threshold):
-        raise ValueError("threshold is NaN")
-    flagged = curve.thresholds >= np.float32(threshold)
-    hits, alarms, (p, n) = curve.anomalies[flagged].sum(), curve.others[flagged].sum(), _totals(curve)
-    ratio = lambda x, y: float(x / y) if y else float("nan")  # noqa: E731
-    return {
-        "recall": ratio(hits, p),
-        "fpr": ratio(alarms, n),
-        "precision": ratio(hits, hits + alarms),
-        "f1": ratio(2 * hits, hits + alarms + p),
-    }
-
-
 @dataclass(frozen=True)
 class Report:
     """What `evaluate` found."""

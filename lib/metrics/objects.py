@@ -18,6 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor
 
 KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "mask_entropy", "active_slots")
@@ -69,13 +70,9 @@ def fg_ari(truth: ArrayLike, predicted: ArrayLike) -> float:
 def iou_matrix(truth: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
     """Intersection over union `[objects, segments]` of every object present with every predicted segment present."""
     truth, predicted = _labels(truth, predicted)
-    ids, rows = np.unique(truth, return_inverse=True)
-    segments, columns = np.unique(predicted, return_inverse=True)
-    shape = (len(ids), len(segments))
-    overlap = np.bincount(np.ravel_multi_index((rows, columns), shape), minlength=ids.size * segments.size)
-    overlap = overlap.reshape(shape).astype(float)
+    overlap = contingency_matrix(truth, predicted).astype(float)
     union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
-    return (overlap / union)[ids > 0]
+    return (overlap / union)[np.unique(truth) > 0]
 
 
 def mbo(truth: ArrayLike, predicted: ArrayLike) -> float:
@@ -152,21 +149,20 @@ def pairwise_stability(masks: Tensor, matched: bool = True) -> float:
     return float(np.mean([mask_stability(a, b, matched) for a, b in combinations(masks, 2)]))
 
 
-def bleeding(truth: Tensor, masks: Tensor, background: bool = False) -> dict[int, float]:
+def bleeding(truth: Tensor, masks: Tensor) -> dict[int, float]:
     """Which share of a soft mask's mass lies outside its region, by object id; 0 is none. Shown in ex_dino4.
 
     The mask of an object is the slot with most of its mass on it. The original study took each slot with the region
-    that it overlaps most, background included, so its "large objects" may be background: `background` adds id 0.
+    that it overlaps most, background included, so its "large objects" may be background.
 
     Args:
         truth: ids `[H, W]`; masks: `[K, H, W]`.
     """
     flat, ids, shares = finite("masks", masks).flatten(1).double(), ids_of("truth", truth).ravel(), {}
-    for i in np.unique(ids).tolist():
-        if i or background:
-            inside = flat[:, torch.from_numpy(ids == i)].sum(1)
-            slot = int(inside.argmax())
-            shares[i] = float(1 - inside[slot] / flat[slot].sum().clamp(min=1e-12))
+    for i in np.unique(ids[ids > 0]).tolist():
+        inside = flat[:, torch.from_numpy(ids == i)].sum(1)
+        slot = int(inside.argmax())
+        shares[i] = float(1 - inside[slot] / flat[slot].sum().clamp(min=1e-12))
     return shares
 
 

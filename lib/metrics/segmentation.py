@@ -4,13 +4,11 @@ Everything starts from confusion matrices `[C, C]`, rows the truth and columns t
 is the sum over its images, and no number depends on the batch size. Introduced in notebooks/streethazards.ipynb.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-ABSENT = ("skip", "zero", "one")
+ABSENT = ("skip", "zero")
 #: Thresholds of F1*, and the 8-neighbourhood (Chan et al. 2021, arXiv:2104.14812).
 TAUS = np.linspace(0.25, 0.75, 11)
 EIGHT = np.ones((3, 3), int)
@@ -29,15 +27,14 @@ def class_ids(labels: ArrayLike, name: str) -> NDArray[np.int64]:
     return found.astype(np.int64)
 
 
-def confusion(truth: ArrayLike, predicted: ArrayLike, classes: int, ignored: Sequence[int] = ()) -> NDArray[np.int64]:
+def confusion(truth: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int64]:
     """Pixel counts `[C, C]` of truth against prediction, both of equal shape.
 
     Args:
-        truth: ids; pixels with an id of `classes` or above (the anomaly, 255) are dropped, and so are `ignored` ones.
+        truth: ids; pixels with an id of `classes` or above (the anomaly, 255) are dropped.
             The published StreetHazards rule keeps anomalies: hand in one class more, see `summary`.
         predicted: ids 0..C-1.
         classes: C.
-        ignored: true ids below C that do not count, such as "other" in the Zagreb protocol.
 
     Raises:
         ValueError: shapes differ, labels are of no integer type, or a counted prediction is no class.
@@ -45,7 +42,7 @@ def confusion(truth: ArrayLike, predicted: ArrayLike, classes: int, ignored: Seq
     truth, predicted = class_ids(truth, "truth"), class_ids(predicted, "predicted")
     if truth.shape != predicted.shape:
         raise ValueError(f"labels differ in shape: truth {truth.shape}, prediction {predicted.shape}")
-    counted = (truth < classes) & ~np.isin(truth, ignored)
+    counted = truth < classes
     rows, columns = truth[counted], predicted[counted]
     if columns.size and columns.max() >= classes:
         raise ValueError(f"predictions hold ids {columns.min()}..{columns.max()}; they must be 0..{classes - 1}")
@@ -72,7 +69,7 @@ def miou(matrix: ArrayLike, absent: str = "skip") -> float:
     Args:
         matrix: the sum of the confusion matrices of a dataset, `[C, C]`.
         absent: what a class without a true pixel counts: "skip" leaves it out, "zero", as in the published
-            StreetHazards code, costs a thirteenth for one absent class of 13, "one" flatters.
+            StreetHazards code, costs a thirteenth for one absent class of 13.
 
     Raises:
         ValueError: another rule.
@@ -215,7 +212,7 @@ def component_summary(siou: ArrayLike, ppv: ArrayLike) -> dict[str, float]:
 
 
 def _mean(each: NDArray[np.float64], absent: str) -> float:
-    each = each[~np.isnan(each)] if absent == "skip" else np.nan_to_num(each, nan=float(absent == "one"))
+    each = each[~np.isnan(each)] if absent == "skip" else np.nan_to_num(each, nan=0.0)
     return float(each.mean()) if each.size else float("nan")
 
 

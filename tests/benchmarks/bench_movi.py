@@ -9,14 +9,19 @@ anything.
 """
 
 import runpy
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lib import ROOT
 from lib.data.movi import FIELDS, MoviDataset
-from lib.data.tfrecord import decode_example, encode_example, scan_shard, write_records
+from lib.data.tfrecord import decode_example, scan_shard
+
+sys.path.insert(0, str(ROOT / "data" / "make"))
+from tfrecords import encode_example, write_records
 
 MAKER = runpy.run_path(str(Path(__file__).parents[1] / "data" / "test_movi.py"))
 SCENES, ROUNDS = 6, 7

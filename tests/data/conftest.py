@@ -1,8 +1,13 @@
 """What the tests of data share."""
 
 import signal
+import sys
 
 import pytest
+
+from lib import ROOT
+
+sys.path.insert(0, str(ROOT / "data" / "make"))
 
 
 @pytest.fixture

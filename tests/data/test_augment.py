@@ -149,10 +149,12 @@ def test_the_same_seed_is_the_same_picture():
 
 def test_with_the_dataset():
     torch.manual_seed(0)
-    image, label = StreetHazards(split="train", transforms=augment.training((96, 160), base=0.5))[0]
+    image, label = StreetHazards(split="train")[0]
+    image, label = augment.training((96, 160), base=0.5)(tv_tensors.Image(image), tv_tensors.Mask(label))
     assert image.shape == (3, 96, 160) and label.shape == (96, 160) and label.dtype == torch.long
     assert set(label.unique().tolist()) <= set(range(13)) | {IGNORE}
-    frame, whole = StreetHazards(split="test", transforms=augment.Resize((180, 320)))[0]
+    frame, whole = StreetHazards(split="test")[0]
+    frame, whole = augment.Resize((180, 320))(tv_tensors.Image(frame), tv_tensors.Mask(whole))
     assert frame.shape == (3, 180, 320) and (whole == 13).any()
 
 

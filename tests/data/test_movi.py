@@ -1,7 +1,6 @@
 import functools
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import struct
@@ -13,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tfrecords import encode_example, write_records
 from torch.utils.data import DataLoader
 
 from lib import ROOT
 from lib.data import DataError
-from lib.data.movi import COLORS, FIELDS, MATERIALS, SHAPES, SIZES, MoviDataset, Scene, decode_scene
-from lib.data.tfrecord import encode_example, write_records
+from lib.data.movi import COLORS, FIELDS, MATERIALS, SHAPES, SIZES, MoviDataset, decode_scene
 
 T, H, W, N = 3, 10, 8, 4
 STEM = "movi_a-train.tfrecord"
@@ -112,12 +111,6 @@ def features(seed=0, frames=T, height=H, width=W, count=N, flows=True):
 def record(seed=0, without=(), **changes):
     values = {**features(seed), **changes}
     return encode_example({key: value for key, value in values.items() if key not in without})
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLOTS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -244,16 +237,6 @@ def test_jpeg_frames_are_read_and_jpeg_masks_refused():
 # ------------------------------------------------------------------------------------------- material by id
 
 
-def test_material_is_looked_up_by_id():
-    scene = Scene("x", material=np.array([0, 1, 1, 0]), color=np.array([4, 5, 6, 7]))
-    assert scene.material_of(2) == 1
-    assert scene.material_of([1, 2, 3, 4]).tolist() == [0, 1, 1, 0]
-    masks = np.array([[[0, 4], [3, 1]]], np.uint8)
-    assert scene.material_of(masks).tolist() == [[[-1, 0], [1, 0]]]
-    assert scene.lookup("color", masks).tolist() == [[[-1, 7], [6, 4]]]
-    assert scene.material_of(np.zeros(0, int)).size == 0
-
-
 def test_the_bug_of_the_original_study_hidden_objects_shift_every_later_material():
     material = np.array([0, 1, 0, 1])
     scene = decode_scene(record(**{"instances/material_label": material}))
@@ -261,23 +244,12 @@ def test_the_bug_of_the_original_study_hidden_objects_shift_every_later_material
     visible = np.unique(frame)[1:]
     assert visible.tolist() == [1, 3, 4]  # object id 2 is hidden in this frame
     by_rank = {i: material[rank] for rank, i in enumerate(visible)}  # what the original computed
-    by_id = {i: scene.material_of(i) for i in visible}
+    by_id = {i: scene.material[i - 1] for i in visible}
     assert by_id == {1: 0, 3: 0, 4: 1}
     assert by_rank == {1: 0, 3: 1, 4: 0}  # both objects behind the hidden one have the wrong material
-    assert set(scene.material_of(frame)[frame == 3]) == {0}
     nothing_hidden = np.unique(scene.masks[1])[1:]
     assert nothing_hidden.tolist() == [1, 2, 3, 4]
-    assert [material[rank] for rank in range(4)] == scene.material_of(nothing_hidden).tolist()
-
-
-def test_lookups_that_cannot_be_answered():
-    scene = Scene("x", material=np.array([0, 1]))
-    for ids in (3, [-1, 2]):
-        with pytest.raises(IndexError, match="ids 0 to 2"):
-            scene.material_of(ids)
-    for attribute in ("shape", "name", "mass"):
-        with pytest.raises(DataError, match=f"no {attribute}; choose from material"):
-            scene.lookup(attribute, 1)
+    assert [material[rank] for rank in range(4)] == scene.material[nothing_hidden - 1].tolist()
 
 
 # ------------------------------------------------------------------------------------------- folders and splits
@@ -289,21 +261,13 @@ def test_the_folders_of_tensorflow_datasets(tmp_path, root):
     root.rename(nested)
     for above in (nested, tmp_path / "tfds" / "movi_a", tmp_path / "tfds"):
         assert len(MoviDataset(above)) == 6
-    assert len(MoviDataset(tmp_path / "tfds", resolution=128, fields=())) == 6
-    with pytest.raises(DataError, match="no split 'train' at resolution 256"):
-        MoviDataset(tmp_path / "tfds", resolution=256)
+    assert len(MoviDataset(tmp_path / "tfds", fields=())) == 6
     other = tmp_path / "tfds" / "movi_a" / "256x256" / "1.0.0"
     other.mkdir(parents=True)
     write_records(other / f"{STEM}-00000-of-00001", [record(), record()])
-    with pytest.raises(DataError, match=r"several folders \(.*256x256.*\); pass resolution"):
+    with pytest.raises(DataError, match=r"several folders \(.*256x256.*\); pass one"):
         MoviDataset(tmp_path / "tfds")
-    assert len(MoviDataset(tmp_path / "tfds", resolution=256)) == 2
-
-
-def test_scenes_of_another_resolution_than_asked_for(root):
-    assert MoviDataset(root, resolution=H)[0].video.shape[1] == H
-    with pytest.raises(ValueError, match=f"the scenes are {H}x{W}, resolution=128"):
-        MoviDataset(root, resolution=128)[0]
+    assert len(MoviDataset(other)) == 2
 
 
 def test_a_wrong_split_or_root(tmp_path, root):
@@ -338,12 +302,8 @@ DAMAGE = {
 def test_damaged_framing_is_seen_at_once(root, damage):
     change, match = DAMAGE[damage]
     change(shards(root)[1])
-    with pytest.raises(DataError, match=rf"^{STEM}-00001-of-00003: {match}.*get it anew with `.*on_damage='skip'"):
+    with pytest.raises(DataError, match=rf"^{STEM}-00001-of-00003: {match}.*get it anew with `"):
         MoviDataset(root)
-    data = MoviDataset(root, on_damage="skip")
-    left = [0, 1, 2, 4, 5] if damage == "cut in a record" else [0, 1, 4, 5]
-    assert [scene.name for scene in data] == [f"movi_a_{i:04d}" for i in left]
-    assert len(data.damaged) == 1
 
 
 CONTENT = {
@@ -392,10 +352,6 @@ def test_damaged_content_with_a_valid_crc_names_shard_record_and_remedy(root, ca
         data[3]
     with pytest.raises(DataError, match=match):
         list(data)
-    skipped = MoviDataset(root, on_damage="skip")
-    assert [scene.name[-1] for scene in skipped] == ["0", "1", "2", "4", "5"]
-    assert len(skipped) == 5
-    assert len(skipped.damaged) == 1 and "record 1 is damaged" in skipped.damaged[0]
 
 
 def test_a_mask_with_more_ids_than_objects():
@@ -417,7 +373,6 @@ def test_a_flipped_byte_in_the_data(root):
     data = MoviDataset(root)
     with pytest.raises(DataError, match=rf"^{STEM}-00002-of-00003: record 0 is damaged \(crc mismatch"):
         data[4]
-    assert [scene.name[-1] for scene in MoviDataset(root, on_damage="skip")] == ["0", "1", "2", "3", "5"]
 
 
 def test_a_shard_that_goes_away_while_it_is_in_use(root):
@@ -425,27 +380,6 @@ def test_a_shard_that_goes_away_while_it_is_in_use(root):
     shards(root)[0].unlink()
     with pytest.raises(DataError, match="record 0 is damaged .*No such file"):
         data[0]
-
-
-def test_skipping_remembers_what_it_found_and_checks_again_after_a_change(root, monkeypatch):
-    write_records(shards(root)[1], [record(2), record(video=[b""] * T)])
-    assert len(MoviDataset(root, on_damage="skip")) == 5
-    with monkeypatch.context() as patch:
-        patch.setattr("lib.data.movi.decode_scene", None)  # a second look would fail
-        again = MoviDataset(root, on_damage="skip")
-        assert len(again) == 5 and len(again.damaged) == 1
-    assert len(MoviDataset(root, fields=("segmentations",), on_damage="skip")) == 6
-    write_records(shards(root)[1], [record(2), record(3)])
-    assert len(MoviDataset(root, on_damage="skip")) == 6
-
-
-def test_nothing_left_is_an_error(root):
-    for path in shards(root):
-        path.write_bytes(b"")
-    with pytest.raises(DataError, match="has no readable record"):
-        MoviDataset(root, on_damage="skip")
-    with pytest.raises(ValueError, match="on_damage is 'ignore'"):
-        MoviDataset(root, on_damage="ignore")
 
 
 def write_info(root, *lengths):
@@ -459,7 +393,6 @@ def test_a_shard_cut_between_two_records_shows_in_dataset_info(root):
     write_records(shards(root)[1], [record(2)])
     with pytest.raises(DataError, match="00001-of-00003: 1 records, dataset_info.json says 2"):
         MoviDataset(root)
-    assert len(MoviDataset(root, on_damage="skip")) == 5
     write_records(shards(root)[1], [])
     write_info(root, 2, 0, 2)
     assert len(MoviDataset(root)) == 4
@@ -499,66 +432,6 @@ def test_any_damage_to_a_record_is_a_data_error(data):
 
 
 # ------------------------------------------------------------------------------------------- index and processes
-
-
-def test_the_index_is_built_once_and_again_when_a_shard_changes(root, cache, monkeypatch):
-    MoviDataset(root)
-    with monkeypatch.context() as patch:
-        patch.setattr("lib.data.shards.scan_shard", None)
-        assert len(MoviDataset(root)) == 6
-    write_records(shards(root)[1], [record(2), record(3), record(7)])
-    assert [scene.name[-1] for scene in MoviDataset(root)] == list("0123745")
-    assert not list(cache.glob(".*"))
-
-
-def test_a_change_of_time_alone_rebuilds_the_index(root, monkeypatch):
-    MoviDataset(root)
-    path = shards(root)[1]
-    old = path.stat()
-    data = path.read_bytes()
-    path.write_bytes(data[::-1])
-    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns + 1))
-    with pytest.raises(DataError, match="record 0 at byte 0"):
-        MoviDataset(root)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"stamp": 1}'])
-def test_an_unreadable_index_is_built_again(root, cache, content):
-    MoviDataset(root)
-    (index,) = cache.iterdir()
-    index.write_bytes(content)
-    assert len(MoviDataset(root)) == 6
-    assert json.loads(index.read_text())["stamp"]
-
-
-def test_without_a_place_for_the_index(root, cache):
-    MoviDataset(root)
-    (index,) = cache.iterdir()
-    index.unlink()
-    (index / "in the way").mkdir(parents=True)
-    assert len(MoviDataset(root)) == 6
-    assert list(cache.iterdir()) == [index]
-
-
-def test_without_a_folder_for_the_index(root, cache):
-    cache.write_text("a file where the folder should be")
-    assert len(MoviDataset(root)) == 6
-
-
-def count(root, queue):
-    queue.put(len(MoviDataset(root)))
-
-
-def test_two_processes_may_build_the_index_at_once(root, cache):
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    workers = [context.Process(target=count, args=(root, queue)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    assert [queue.get(timeout=60) for _ in workers] == [6] * 4
-    for worker in workers:
-        worker.join()
-    assert len(list(cache.iterdir())) == 1
 
 
 def test_the_dataset_can_be_sent_to_another_process(root):
@@ -649,13 +522,6 @@ def test_an_infinite_number_of_records(root):
         MoviDataset(root)
 
 
-def test_a_cached_index_that_attacks_is_built_again(root, cache):
-    MoviDataset(root)
-    (index,) = cache.iterdir()
-    index.write_bytes(b"[" * 100_000)
-    assert len(MoviDataset(root)) == 6
-
-
 HUGE = {"metadata/height": [9000], "metadata/width": [9000]}
 
 
@@ -675,12 +541,3 @@ def test_records_that_announce_too_much_say_so_in_one_short_line(in_time, change
     assert len(str(error.value)) < 200 and "BytesIO" not in str(error.value)
     few = {"metadata/num_instances": [0], **{f"instances/{name}_label": [] for name in ("material",)}}
     assert decode_scene(record(**few), fields=()).name
-
-
-def test_ids_that_are_no_integers():
-    scene = Scene("x", material=np.array([0, 1]))
-    for ids in (np.array([True, False]), np.array([1.0]), "1"):
-        with pytest.raises(DataError, match="scene x: ids are integers, not"):
-            scene.material_of(ids)
-    for ids in (np.int8([2, 1]), np.uint16([2, 1]), np.array([1, 2])[::-1]):
-        assert scene.material_of(ids).tolist() == [1, 0]

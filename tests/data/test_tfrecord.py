@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tfrecords import encode_example, read_records, write_records
 
 from lib.data import DataError
 from lib.data.tfrecord import (
     decode_example,
-    encode_example,
     masked_crc32c,
     read_record,
-    read_records,
     scan_shard,
-    write_records,
 )
 
 

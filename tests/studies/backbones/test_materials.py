@@ -51,7 +51,7 @@ def test_every_visible_object_has_a_row_and_its_own_attributes(scenes, table):
             rows = table[table.image == s * len(FRAMES) + t]
             assert rows["id"].tolist() == np.unique(ids[ids > 0]).tolist()
             assert rows.area.tolist() == [(ids == i).sum() for i in rows["id"]]
-            assert [MATERIALS.index(m) for m in rows.material] == scene.material_of(rows["id"]).tolist()
+            assert [MATERIALS.index(m) for m in rows.material] == scene.material[rows["id"] - 1].tolist()
             assert (rows.scene == s).all()
     assert table.mixed.groupby(table.scene).first().tolist() == [False, True] * 3
 

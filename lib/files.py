@@ -1,0 +1,96 @@
+"""Files: written whole or not at all, read with a limit, locked, and JSON from outside parsed with limits."""
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+
+class DataError(ValueError):
+    """A file of a dataset is missing, damaged or not what it claims to be.
+
+    The message names the file, what is wrong in it, and what to do about it.
+    """
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write to; it takes its place when it is whole, and is gone if it is not.
+
+    Whoever reads sees the old file or the new one, also where several processes or threads write at once.
+
+    Raises:
+        OSError: the folder or the file cannot be written; the message names the file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error}); free some space or choose another --out") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write(path: Path, content: str | bytes | dict | list) -> None:
+    """Write text, bytes, or anything else as JSON, whole or not at all; errors as of `written`."""
+    if not isinstance(content, str | bytes):
+        content = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    with written(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def lock(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock file `path`; False where another process has it and `wait` is not set.
+
+    The system frees it when its holder dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(path, timeout=-1 if wait else 0)
+    try:
+        held.acquire()
+    except Timeout:
+        yield False
+    else:
+        try:
+            yield True
+        finally:
+            held.release()
+
+
+def open_file(path: Path | str) -> BinaryIO:
+    """A regular file, opened for reading. Raises DataError for anything else: a pipe would be waited for for ever."""
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return open(path, "rb")
+        reason = "it is a folder, a pipe or a device"
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+    raise DataError(f"{path} cannot be read: {reason}; put a file there")
+
+
+def read_file(path: Path | str, most: int = 2**24) -> bytes:
+    """All of a regular file of at most `most` bytes. Raises DataError."""
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise DataError(f"{path} has more than {most} bytes; put the right file there")
+        return file.read()
+
+
+def parse_json(text: bytes | str) -> Any:
+    """JSON of any depth and with numbers of any length: what Python cannot hold is a ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

@@ -1,0 +1,56 @@
+"""Files are whole or not there, locks exclude, and what is read from outside has a limit."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lib import ROOT, files
+from lib.files import DataError
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [("é", b"\xc3\xa9"), (b"\x00", b"\x00"), ({"a": [1]}, b'{\n "a": [\n  1\n ]\n}\n')]
+)
+def test_text_bytes_and_json_are_written_whole(tmp_path, content, found):
+    path = tmp_path / "new" / "x"
+    files.write(path, content)
+    assert path.read_bytes() == found and list(path.parent.iterdir()) == [path]
+
+
+def test_what_fails_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "x"
+    files.write(path, "old")
+    with pytest.raises(ZeroDivisionError), files.written(path) as temporary:
+        temporary.write_text("new")
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write(path, [float("nan")])
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path):
+    path = tmp_path / "x.lock"
+    hold = "import sys; from pathlib import Path; from lib import files\nwith files.lock(Path(sys.argv[1])) as mine:\n"
+    hold += "    print(mine, flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    holder = subprocess.Popen([sys.executable, "-c", hold, path], cwd=ROOT, **pipes)
+    assert holder.stdout.readline() == "True\n"
+    with files.lock(path) as mine:
+        assert not mine
+    holder.kill()
+    holder.wait()
+    with files.lock(path, wait=True) as mine:
+        assert mine
+
+
+def test_what_is_no_file_or_too_large_is_refused(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert files.read_file(tmp_path / "x", 3) == b"abc"
+    os.mkfifo(tmp_path / "pipe")
+    for name, most, said in (("x", 2, "more than 2 bytes"), ("pipe", 9, "pipe or a device"), ("y", 9, "No such file")):
+        with pytest.raises(DataError, match=said):
+            files.read_file(tmp_path / name, most)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        files.parse_json(b"[" * 100_000)
