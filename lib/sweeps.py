@@ -5,6 +5,7 @@ import json
 import os
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -274,6 +275,12 @@ def rows(
 def find(rows: list[Row], **params: Any) -> list[Row]:
     """All rows with these parameters; by configuration and seed, because a row that failed leaves no gap."""
     return [row for row in rows if all(row["params"].get(k) == v for k, v in params.items())]
+
+
+def complete(rows: list[Row]) -> list[int]:
+    """The seeds with most rows, in their order: where a trial failed, its seed is none to show pictures of."""
+    counts = Counter(row["params"]["seed"] for row in rows)
+    return [seed for seed, count in counts.items() if count == max(counts.values())]
 
 
 def one(rows: list[Row], **params: Any) -> dict[str, Any]:

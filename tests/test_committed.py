@@ -83,3 +83,9 @@ def test_one_row_is_found_by_its_parameters_never_by_its_place(house):
     assert sweeps.one(rows, seed=1) == {"fg_ari": 0.1} == sweeps.one(rows[::-1], config="a", seed=1)
     with pytest.raises(sweeps.NothingMeasured, match=r"no row with {'seed': 2}: it failed"):
         sweeps.one(rows, seed=2)
+
+
+def test_seeds_of_which_a_trial_failed_are_not_complete():
+    rows = [{"params": {"config": c, "seed": s}} for s in (0, 1, 2) for c in "ab"]
+    assert sweeps.complete(rows) == [0, 1, 2]
+    assert sweeps.complete(rows[1:]) == [1, 2]
