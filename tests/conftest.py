@@ -11,7 +11,7 @@ from lib.features import Features
 
 @pytest.fixture
 def split():
-    """Makes a stand-in for `scenes.Split`, small enough to know the answer: `split(frames=6, step=2)`.
+    """Makes a stand-in for `features.Split`, small enough to know the answer: `split(frames=6, step=2)`.
 
     Two scenes: one square moves `step` pixels a frame to the right; its tokens differ from the floor's.
     """

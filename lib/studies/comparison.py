@@ -94,7 +94,7 @@ class Comparison:
     """The trials of ex_comparison, for `sweeps.run`: what all of them share.
 
     Args:
-        backbone, strides, root: see `scenes.split`; pictures are brought to 224 px and tokens to 28 x 28.
+        backbone, strides, root: see `features.split`; pictures are brought to 224 px and tokens to 28 x 28.
         train_every: every so many frames of a training video is trained on, as it is and with its colours jittered.
         batch, precision, device: see `training`.
         held_out: the split that is measured: frame 0 of every scene, in all `TRANSFORMS`.

@@ -195,7 +195,7 @@ def report(summary: dict[str, dict], cost: dict[str, dict[str, float]], paired: 
     """The table that the original ended with, means over seeds, and what it listed as next steps: ARI and diversity.
 
     Args:
-        summary: of `results.summarise`; cost: of `backbone_study.costs`, in the table's order; paired: of `material`.
+        summary: of `results.summarise`; cost: of `experiment.costs`, in the table's order; paired: of `material`.
     """
     columns = {"train_loss": "train loss", "validation_loss": "validation loss", "loss": "test loss", "gap": "gap"}
     columns |= {"fg_ari": "FG-ARI", "ari": "ARI", "mbo": "mBO", "refined_fg_ari": "FG-ARI, refined"}
