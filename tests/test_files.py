@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lib import ROOT, files
 from lib.files import DataError
@@ -54,3 +56,15 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path):
             files.read_file(tmp_path / name, most)
     with pytest.raises(ValueError, match="nested too deeply"):
         files.parse_json(b"[" * 100_000)
+
+
+def test_a_file_has_the_mode_that_umask_allows_whoever_wrote_it(tmp_path):
+    """safetensors puts a file of its own, readable by its owner alone, in place of the one it is given."""
+    before = os.umask(0o027)
+    try:
+        with files.written(tmp_path / "x.safetensors") as temporary:
+            save_file({"x": torch.zeros(2)}, temporary)
+        files.write(tmp_path / "x.txt", "text")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("x.safetensors", "x.txt")] == [0o640, 0o640]

@@ -13,6 +13,7 @@ import base64
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 from lib import ROOT
 from lib.data import fetch
 from lib.data.fetch import File
-from lib.data.shards import CHECKSUMS, recorded, recorded_lengths
+from lib.data.shards import CHECKSUMS, SHARD, recorded, recorded_lengths
 from lib.files import DataError, write
 
 DEST = ROOT / "data" / "real"
@@ -59,87 +60,78 @@ def download_movi(
         raise DataError(f"--scenes is {scenes}; ask for at least 1, or leave it out for all")
     name = f"movi_a/{resolution}x{resolution}/1.0.0"
     folder = Path(dest) / name
-    found = _list_bucket(server, f"tfds/{name}/")
     offered = {
-        key: File(f"{server}/{BUCKET}/{quote(f'tfds/{name}/{key}')}", folder / key, size, md5)
-        for key, (size, md5) in found.items()
-        if re.fullmatch(r"movi_a-\w+\.tfrecord-\d{5}-of-\d{5}|[\w-]+(\.labels)?\.(json|txt)", key) and key != CHECKSUMS
+        key: File(f"{server}/{BUCKET}/{quote(f'tfds/{name}/{key}')}", folder / key, *about)
+        for key, about in _list_bucket(server, f"tfds/{name}/").items()
+        if SHARD.fullmatch(key) or (re.fullmatch(r"[\w-]+(\.labels)?\.(json|txt)", key) and key != CHECKSUMS)
     }
-    shards = sorted(key for key in offered if key.startswith(f"movi_a-{split}.tfrecord-"))
+    found = {key: match for key in sorted(offered) if (match := SHARD.fullmatch(key))}
+    shards = [key for key, match in found.items() if match[1] == split]
     if not shards:
-        splits = sorted({key.split(".")[0].removeprefix("movi_a-") for key in offered if ".tfrecord-" in key})
-        raise DataError(f"{server}: no split {split!r} of {name}; there is {', '.join(splits) or 'nothing'}")
-    if shards != [f"movi_a-{split}.tfrecord-{i:05d}-of-{shards[0][-5:]}" for i in range(int(shards[0][-5:]))]:
-        raise DataError(
-            f"{server}: the listing of {name} has {len(shards)} shards of {shards[0][-5:]}; try again later"
-        )
-    about = [key for key in offered if ".tfrecord-" not in key]
+        splits = ", ".join(sorted({match[1] for match in found.values()}))
+        raise DataError(f"{server}: no split {split!r} of {name}; there is {splits or 'nothing'}")
+    total = shards[0][-5:]
+    if shards != [f"movi_a-{split}.tfrecord-{i:05d}-of-{total}" for i in range(int(total))]:
+        raise DataError(f"{server}: the listing of {name} has {len(shards)} shards of {total}; try again later")
     with fetch.alone(folder):
-        _fetch_recorded(folder, [offered[key] for key in about], workers, "about")
+        fetch.fetch_all(beside := [file for key, file in offered.items() if key not in found], workers, "about")
         if scenes is not None:
-            shards = _first(shards, recorded_lengths(folder / shards[0]), scenes)
-        stem = f"movi_a-{split}.tfrecord-"
-        _fetch_recorded(folder, [offered[key] for key in shards], workers, f"movi_a {split}", stem)
+            lengths = recorded_lengths(folder / shards[0])
+            if len(lengths) != len(shards):
+                raise DataError("dataset_info.json does not say how many scenes a shard holds; leave out --scenes")
+            shards = [shard for i, shard in enumerate(shards) if sum(lengths[:i]) < scenes]
+            print(f"{len(shards)} of {len(lengths)} shards, {sum(lengths[: len(shards)])} of {sum(lengths)} scenes")
+        _fetch_recorded(folder, [*beside, *(offered[key] for key in shards)], workers, f"movi_a {split}")
     return folder
 
 
 def _list_bucket(server: str, prefix: str) -> dict[str, tuple[int, str | None]]:
     """Name below the prefix, size in bytes and md5 of every object, over as many pages as there are."""
-    url, token, found = f"{server}/storage/v1/b/{BUCKET}/o", None, {}
+    url, found = f"{server}/storage/v1/b/{BUCKET}/o", {}
     query = {"prefix": prefix, "fields": "items(name,size,md5Hash),nextPageToken"}
     with fetch.open_session() as session:
         for _ in range(PAGES):
             try:
-                page = fetch.get_json(session, url, params={**query, "pageToken": token} if token else query)
+                page = fetch.get_json(session, url, params=query)
                 for item in page.get("items", []):
                     md5 = base64.b64decode(item["md5Hash"], validate=True).hex() if "md5Hash" in item else None
                     if not 0 <= (size := int(item["size"])) < 1 << 50:
                         raise ValueError(f"{size} bytes")
                     found[str(item["name"]).removeprefix(prefix)] = size, md5
-                before, token = token, page.get("nextPageToken")
+                token = page.get("nextPageToken")
             except DataError:
                 raise
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
                 raise DataError(f"{url}: not a listing of a bucket ({str(error)[:200]!r})") from error
             if not token:
                 return found
-            if token == before:
+            if token == query.get("pageToken"):
                 break
+            query["pageToken"] = token
     raise DataError(f"{url}: the listing does not get beyond page {str(token)[:80]!r}")
 
 
-def _first(shards: list[str], lengths: list[int], scenes: int) -> list[str]:
-    """The fewest shards from the first on that hold so many scenes; all where the split has fewer."""
-    if len(lengths) != len(shards):
-        raise DataError("dataset_info.json does not say how many scenes a shard holds; leave out --scenes")
-    chosen = [shard for i, shard in enumerate(shards) if sum(lengths[:i]) < scenes]
-    print(f"{len(chosen)} of {len(shards)} shards, {sum(lengths[: len(chosen)])} of {sum(lengths)} scenes")
-    return chosen
-
-
-def _fetch_recorded(folder: Path, files: list[File], workers: int, about: str, stem: str | None = None) -> None:
+def _fetch_recorded(folder: Path, files: list[File], workers: int, about: str) -> None:
     """Fetch files and keep `checksums.json`: before, as what was asked for, and after, with the md5 of what came.
 
-    Of files whose name starts with `stem`, those neither asked for now nor there are no longer recorded: an earlier,
-    larger request that was given up.
+    Shards of the same split that are neither asked for now nor there are no longer recorded: an earlier, larger request
+    that was given up.
     """
-    known = recorded(folder)
+    known, stem = recorded(folder), files[-1].path.name[:-14]
     for file in files:
         old = known.get(file.path.name, {})
         if file.path.exists() and file.md5 and old.get("md5") and (old["size"], old["md5"]) != (file.size, file.md5):
             raise DataError(
                 f"{file.url} is not the file of the first download any more; delete {folder} for the new one"
             )
-    files = [File(f.url, f.path, f.size, f.md5 or known.get(f.path.name, {}).get("md5")) for f in files]
+    files = [replace(file, md5=file.md5 or known.get(file.path.name, {}).get("md5")) for file in files]
     fetch.check_space(folder, sum(file.size - file.here for file in files))
-    given_up = {name for name in known if stem and name.startswith(stem) and not (folder / name).exists()}
-    known = {name: entry for name, entry in known.items() if name not in given_up}
-    with fetch.named(folder):
-        write(folder / CHECKSUMS, known | {file.path.name: {"size": file.size, "md5": file.md5} for file in files})
+    known = {name: entry for name, entry in known.items() if not name.startswith(stem) or (folder / name).exists()}
+    asked = {file.path.name: {"size": file.size, "md5": file.md5} for file in files}
+    write(folder / CHECKSUMS, known | asked)
     fetch.fetch_all(files, workers, about)
     came = {file.path.name: {"size": file.size, "md5": file.md5 or fetch.md5_of(file.path)} for file in files}
-    with fetch.named(folder):
-        write(folder / CHECKSUMS, recorded(folder) | came)
+    write(folder / CHECKSUMS, known | came)
 
 
 def verify(dest: Path | str = DEST) -> list[str]:
@@ -198,20 +190,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     movi.add_argument("--verify", action="store_true", help="download nothing, check what is there")
     street.add_argument("--part", choices=STREET_PARTS, action="append", help="default: both")
     street.add_argument("--keep-archive", action="store_true")
-    given = parser.parse_args(arguments)
+    given = vars(parser.parse_args(arguments))
+    name, check = given.pop("name"), given.pop("verify", False)
     try:
-        if given.name == "streethazards":
-            folder = download_streethazards(
-                given.part or tuple(STREET_PARTS), given.dest, given.keep_archive, given.server
-            )
+        if name == "streethazards":
+            folder = download_streethazards(given.pop("part") or tuple(STREET_PARTS), **given)
             print(f"{folder}: check it with `python -m lib.data.streethazards {folder}`")
-        elif given.verify:
-            faults = verify(given.dest)
+        elif check:
+            faults = verify(given["dest"])
             print("\n".join(faults) or "every file is as it was downloaded")
             return 1 if faults else 0
         else:
-            folder = download_movi(given.split, given.resolution, given.scenes, given.dest, given.workers, given.server)
-            print(f"MoviDataset({str(folder)!r}, {given.split!r})")
+            print(f"MoviDataset({str(download_movi(**given))!r}, {given['split']!r})")
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

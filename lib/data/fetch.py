@@ -6,14 +6,13 @@ Used by lib.data.download.
 
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from typing import Any, BinaryIO
 import requests
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
+from tqdm.utils import CallbackIOWrapper
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from lib.files import DataError, lock
+from lib.files import DataError, lock, parse_json
 
 TRIES = 5  # in a row without any byte of progress
 WAIT = 0.5  # seconds before the second try, doubled for each further one
@@ -55,29 +55,24 @@ class File:
         return self.path.with_name(f"{self.path.name}.part")
 
     @property
-    def tag(self) -> Path:
-        """The ETag or the date of the file on the server that `part` is the beginning of."""
-        return self.path.with_name(f"{self.path.name}.tag.part")
-
-    @property
     def here(self) -> int:
         """Bytes on the disk already."""
         return max((path.stat().st_size for path in (self.path, self.part) if path.exists()), default=0)
 
 
 @contextmanager
-def named(path: Path, remedy: str = RESUME) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Turn an OSError, which does not always name a file (a full disk), into a DataError that does."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; {remedy}") from error
+        raise DataError(f"{error.filename or path}: {error.strerror or error}; {RESUME}") from error
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other downloads out of a folder; DataError where one is at work there. Its lock ends with its process."""
-    with lock(folder.with_name(f".{folder.name}.lock")) as mine:
+    with named(folder), lock(folder.with_name(f".{folder.name}.lock")) as mine:
         if not mine:
             raise DataError(f"{folder}: another download is at work here; try again when it has ended")
         yield
@@ -118,8 +113,8 @@ def get(session: requests.Session, url: str, **options) -> requests.Response:
     return response
 
 
-def copy(response: requests.Response, out: BinaryIO, most: int, go_on: Callable[[int], bool]) -> str | None:
-    """Copy a body and return why it broke off, if it did. `go_on`, told the bytes of each piece, may end it.
+def copy(response: requests.Response, out: BinaryIO, most: int, go_on: Callable[[], bool]) -> str | None:
+    """Copy a body and return why it broke off, if it did; `go_on` is asked after each piece.
 
     Raises DataError where there are more than `most` bytes.
     """
@@ -131,7 +126,7 @@ def copy(response: requests.Response, out: BinaryIO, most: int, go_on: Callable[
             if have > most:
                 raise DataError(f"{response.url}: the server sends more than the {most} bytes that are due")
             out.write(chunk)
-            if not go_on(len(chunk)):
+            if not go_on():
                 return "stopped"
     except HTTPError as error:
         return str(error)
@@ -142,10 +137,10 @@ def get_json(session: requests.Session, url: str, **options) -> Any:
     """What a short body of JSON says; ValueError where it is none, breaks off, is too long or takes too long."""
     body, end = io.BytesIO(), time.monotonic() + PATIENCE
     with get(session, url, **options) as response:
-        trouble = copy(response, body, SHORT, lambda _: time.monotonic() < end)
+        trouble = copy(response, body, SHORT, lambda: time.monotonic() < end)
     if trouble:
         raise ValueError(trouble)
-    return json.loads(body.getvalue())
+    return parse_json(body.getvalue())
 
 
 def md5_of(path: Path) -> str:
@@ -178,19 +173,13 @@ def fetch_all(files: Iterable[File], workers: int = 4, about: str = "") -> None:
 
     Raises DataError at the first file that cannot be had; the others stop where they are, to be resumed.
     """
-    files, workers = list(files), max(1, min(workers, 32))
-    stop, one = threading.Event(), threading.Lock()
+    files, workers, stop = list(files), max(1, min(workers, 32)), threading.Event()
     with (
         tqdm(total=sum(file.size or 0 for file in files) or None, unit="B", unit_scale=True, desc=about) as bar,
         open_session(workers) as session,
         ThreadPoolExecutor(workers) as pool,
     ):
-
-        def report(size: int) -> None:
-            with one:
-                bar.update(size)
-
-        jobs = [pool.submit(_have, file, session, report, stop) for file in files]
+        jobs = [pool.submit(_have, file, session, bar, stop) for file in files]
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -200,83 +189,77 @@ def fetch_all(files: Iterable[File], workers: int = 4, about: str = "") -> None:
             raise
 
 
-def _have(file: File, session: requests.Session, report: Callable[[int], None], stop: threading.Event) -> None:
-    """Bring one file; `report` is told how many bytes more there are, or, with a minus, fewer."""
-    if file.path.exists():
-        if fault(file.path, file.size, file.md5) is None:
-            report(file.path.stat().st_size)
-            return
-    file.path.parent.mkdir(parents=True, exist_ok=True)
-    resumed = file.part.exists()
-    wrong = _receive(file, session, report, stop)
-    if wrong and resumed:  # the beginning was of another version of the file, or damaged: once more, all of it
-        wrong = _receive(file, session, report, stop)
-    if wrong:
-        raise DataError(f"{file.url}: what arrived {wrong}; try again, and if that stays so, the file changed there")
-    os.replace(file.part, file.path)
+def _have(file: File, session: requests.Session, bar: tqdm, stop: threading.Event) -> None:
+    """Bring one file. A beginning that was there may be damaged, or of another version: then once more, all of it."""
+    if not fault(file.path, file.size, file.md5):
+        bar.update(file.here)
+        return
+    with named(file.part):
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(1 + file.part.exists()):
+            _receive(file, session, bar, stop)
+            if not (wrong := fault(file.part, file.size, file.md5)):
+                os.replace(file.part, file.path)
+                return
+            file.part.unlink()
+    raise DataError(f"{file.url}: what arrived {wrong}; try again, and if that stays so, the file changed there")
 
 
-def _receive(file: File, session: requests.Session, report: Callable[[int], None], stop: threading.Event) -> str | None:
-    """Let `file.part` grow to the end, over as many connections as it takes; if it is wrong then, say how, and drop it.
+def _receive(file: File, session: requests.Session, bar: tqdm, stop: threading.Event) -> None:
+    """Let `file.part` grow to the end, over as many connections as it takes.
 
     It goes on only from the beginning of the same file: by the server's ETag or date or, where the server gives none,
     by the md5 in the end. Without either it starts anew.
 
     Raises DataError after TRIES connections without a byte that was not there before.
     """
+    tag = file.path.with_name(f"{file.path.name}.tag.part")  # the version that `part` is the beginning of
     file.part.touch()
     have = best = file.part.stat().st_size
-    report(have)
-    tries, complete = 0, have == file.size and file.md5
+    bar.update(have)
     least, most = (0, file.most) if file.size is None else (file.size, file.size)
+    tries, complete = 0, have == file.size and file.md5
     while not complete:
         if stop.wait(WAIT * 2 ** (tries - 1) if tries else 0):
             raise DataError(f"{file.url}: stopped; {RESUME}")
-        tag = file.tag.read_text("latin-1") if file.tag.exists() else None
-        headers = {"Range": f"bytes={have}-", "If-Range": tag or None} if have and (tag or file.md5) else {}
-        with get(session, file.url, headers=headers) as response:
-            start, total = _extent(response)
+        version = tag.read_text("latin-1") if tag.exists() else ""
+        headers = {"Range": f"bytes={have}-", "If-Range": version or None} if have and (version or file.md5) else {}
+        with get(session, file.url, headers=headers) as response, open(file.part, "ab") as out:
+            start, total, now = _extent(response.status_code, response.headers)
             if total is not None and not least <= total <= most:
                 raise DataError(f"{file.url}: the server announces {total} bytes, {most} are due")
-            etag, date = (response.headers.get(key, "") for key in ("ETag", "Last-Modified"))
-            same = not tag or tag == ((etag if tag.startswith('"') else date) or tag)
+            same = now == version or not (now and version)
             if response.status_code == 416 and same and (total == have or (total is None and file.md5)):
                 break  # of a file whose size or md5 was not known beforehand, everything is here
-            trouble = f"the server did not resume (HTTP {response.status_code})"
-            if start != have or not same:  # it cannot, or has another file now: from the beginning
-                os.truncate(file.part, 0)
-                report(-have)
+            if start != have or not same:  # it cannot resume, or has another file now: from the beginning
+                out.truncate(0)
+                bar.update(-have)
                 have = 0
+            trouble = f"the server did not resume (HTTP {response.status_code})"
             if start == have:
-                with named(file.part), open(file.part, "ab") as out:
-                    if not have:  # a weak ETag, W/"...", does not promise the same bytes
-                        file.tag.write_text(etag if etag.startswith('"') else date, "latin-1")
-                    trouble = copy(response, out, most - have, lambda size: report(size) or not stop.is_set())
-                if not trouble and file.part.stat().st_size < (file.size or total or 0):
-                    trouble = "the connection closed early"
-                complete = not trouble
+                if not have:
+                    tag.write_text(now, "latin-1")
+                trouble = copy(
+                    response, CallbackIOWrapper(bar.update, out, "write"), most - have, lambda: not stop.is_set()
+                )
         have = file.part.stat().st_size
+        if not trouble and have < (file.size or total or 0):
+            trouble = "the connection closed early"
+        complete = not trouble
         tries = 0 if have > best else tries + 1
         best = max(best, have)
         if tries == TRIES and not complete:
             raise DataError(f"{file.url}: {trouble} at byte {have}, {TRIES} times in a row; {RESUME}")
-    file.tag.unlink(missing_ok=True)
-    if wrong := fault(file.part, file.size, file.md5):
-        report(-file.part.stat().st_size)
-        file.part.unlink()
-    return wrong
+    tag.unlink(missing_ok=True)
 
 
-def _extent(response: requests.Response) -> tuple[int | None, int | None]:
-    """The first byte that a response brings, and the size of the whole file, where it says so."""
-    number, headers = "([0-9]{1,15})", response.headers
-    if response.status_code in (206, 416):
-        match = re.match(rf"bytes (?:{number}-[0-9]+|\*)/(?:{number}|\*)", headers.get("Content-Range", ""))
-        start, total = match.groups() if match else (None, None)
-    else:
-        match = re.fullmatch(number, headers.get("Content-Length", ""))
-        start, total = "0", match and match[1]
-    return start and int(start), total and int(total)
+def _extent(status: int, headers: Mapping[str, str]) -> tuple[int | None, int | None, str]:
+    """The first byte that a response brings, the size of the whole file, and its ETag or date; where it says so."""
+    brings = headers.get("Content-Range", "") if status != 200 else f"bytes 0-0/{headers.get('Content-Length', '*')}"
+    match = re.match(r"bytes (?:([0-9]{1,15})-[0-9]+|\*)/(?:([0-9]{1,15})$|\*)", brings)
+    start, total = (number and int(number) for number in (match.groups() if match else (None, None)))
+    etag = headers.get("ETag", "")  # a weak one, W/"...", does not promise the same bytes
+    return start, total, etag if etag.startswith('"') else headers.get("Last-Modified", "")
 
 
 def absent(folder: Path) -> str:

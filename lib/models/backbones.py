@@ -4,9 +4,8 @@ Introduced in notebooks/ex_dino1.ipynb; compared in notebooks/backbone_compariso
 """
 
 import json
-import os
 import re
-import socket
+from functools import partial
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from lib import ROOT
 from lib.models import small_vit
-from lib.models.weights import WeightsError, find, fit, label, read
+from lib.models.weights import WeightsError, find, fit, from_hub, label, read
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -134,10 +133,9 @@ def load(name: str, weights: str | Path | None = None, strides: tuple[int, ...] 
     """
     if name not in NAMES:
         raise ValueError(f"backbone is {name!r}; choose one of {', '.join(NAMES)}")
-    place = weights or os.environ.get("SLOTS_WEIGHTS")
     if name in TRANSFORMERS:
         architecture, pixels, patch, _ = TRANSFORMERS[name]
-        network, provenance = _transformer(name, architecture, place)
+        network, provenance = _transformer(name, architecture, weights)
         return Backbone(name, network, pixels, (patch,), provenance)
     strides = strides or ((4,) if name == "pixels" else (8,))
     if unknown := [s for s in strides if s not in STRIDES]:
@@ -145,7 +143,7 @@ def load(name: str, weights: str | Path | None = None, strides: tuple[int, ...] 
     if name == "pixels":
         return Backbone(name, nn.Identity(), IMAGENET, strides[:1], "none")
     architecture, pixels, published = NETWORKS[name]
-    state, provenance = _cnn_weights(name, architecture, published, place)
+    state, provenance = _cnn_weights(name, architecture, published, weights)
     with torch.device("meta"):
         whole = timm.create_model(architecture, num_classes=0)  # the stages that are not used must fit too
     fit(whole, state, name, provenance, unused=("fc.", "classifier."))
@@ -235,13 +233,5 @@ def _check_activation(path: Path) -> None:
 
 
 def _from_hub(name: str, architecture: str, published: tuple[str, ...], **options) -> nn.Module:
-    wanted = f"{name}.safetensors, {name}.pth" + "".join(f", {p}" for p in published)
-    remedy = (
-        f"save it as one of {wanted} where there is a network and set SLOTS_WEIGHTS to its folder, or use "
-        f"efficientnet_lite0, whose weights are installed"
-    )
-    try:  # a plain connection first: the hub's own client retries for minutes
-        socket.create_connection(("huggingface.co", 443), timeout=3).close()
-        return timm.create_model(architecture, pretrained=True, **options)
-    except Exception as error:
-        raise WeightsError(f"no weights of {name} from the hub ({error}); {remedy}") from error
+    build = partial(timm.create_model, architecture, pretrained=True, **options)
+    return from_hub(name, published, build, "use efficientnet_lite0, whose weights are installed")

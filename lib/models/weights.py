@@ -1,13 +1,17 @@
-"""Files of weights as publishers hand them out: found, read without running what is in them, fitted, named.
+"""Weights as publishers hand them out: found or fetched, read without running what is in them, fitted, named.
 
 Introduced in notebooks/ex_dino1.ipynb, through lib/models/backbones.py.
 """
 
 import hashlib
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import requests
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -16,23 +20,60 @@ from torch import Tensor, nn
 WRAPPERS = ("state_dict", "model", "teacher", "module", "_orig_mod", "backbone")
 #: Parts of names, and what has them.
 MARKS = {"embeddings.": "layout of transformers", "reg": "registers", ".ls1.": "LayerScale", "layer3.": "a ResNet"}
+PATIENCE = 5  # seconds
 
 
 class WeightsError(RuntimeError):
     """Weights cannot be had or do not fit; the message says what was looked for and what to do."""
 
 
-def find(name: str, published: tuple[str, ...], place: str | Path | None) -> Path | None:
-    """The file of weights in `place`; None where no place is given, or a folder of it holds none for this backbone."""
-    if place is None:
+def find(name: str, published: tuple[str, ...] = (), place: str | Path | None = None) -> Path | None:
+    """The file of weights: `place`, or of a folder the one called `name` or as published; `SLOTS_WEIGHTS` if None.
+
+    None where neither is set, or the folder holds none of this network. WeightsError where there is no such place.
+    """
+    place = place or os.environ.get("SLOTS_WEIGHTS")
+    if not place:
         return None
-    place = Path(place)
-    wanted = [f"{name}.safetensors", f"{name}.pth", *published]
+    place, wanted = Path(place), _names(name, published)
     if place.is_dir():
         return next((place / w for w in wanted if (place / w).exists()), None)
     if not place.exists():
         raise WeightsError(f"{place} does not exist; weights of {name} may be called {', '.join(wanted)}")
     return place
+
+
+def from_hub(name: str, published: tuple[str, ...], build: Callable[[], nn.Module], otherwise: str) -> nn.Module:
+    """`build()`, which has the hub's client load weights: out of its cache, else over the network.
+
+    Proxies and mirrors are those of the environment. A hub that does not answer in `PATIENCE` is not asked again.
+
+    Raises:
+        WeightsError: neither has them; the message says where to put them, or to do `otherwise`.
+    """
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        constants.HF_HUB_OFFLINE = True
+        try:
+            return build()
+        except Exception:
+            if offline:
+                raise
+        constants.HF_HUB_OFFLINE = False
+        requests.head(constants.ENDPOINT, timeout=PATIENCE)  # the client itself would try for minutes
+        return build()
+    except Exception as error:  # of requests, of the client, of timm and of a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise WeightsError(
+            f"no weights of {name} in the hub's cache or from the hub ({reason}); save them as one of "
+            f"{', '.join(_names(name, published))} and set SLOTS_WEIGHTS to their folder, or {otherwise}"
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+def _names(name: str, published: tuple[str, ...]) -> list[str]:
+    return [f"{name}.safetensors", f"{name}.pth", *published]
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -86,7 +127,7 @@ def fit(network: nn.Module, state: dict[str, Tensor], name: str, source: str, un
             f"{source} holds no weights of {name}: found {_looks(state)}, expected {_looks(wanted)}: {said}"
         )
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    network.load_state_dict(state, assign=True)
+    nn.Module.load_state_dict(network, state, assign=True)  # some networks have one of their own, without `assign`
 
 
 def _plain(value: Tensor) -> bool:

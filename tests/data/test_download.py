@@ -924,7 +924,7 @@ def test_what_the_command_line_does_not_know(arguments):
 
 
 def test_interrupted(monkeypatch, capsys):
-    def interrupt(*_):
+    def interrupt(**_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(download, "download_movi", interrupt)

@@ -237,7 +237,7 @@ def test_what_cannot_be_loaded_is_said_with_a_remedy(files, tmp_path, monkeypatc
     def refuse(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr("requests.head", refuse)
     with pytest.raises(WeightsError, match="dinov2_vits14_pretrain.pth.*SLOTS_WEIGHTS.*efficientnet_lite0"):
         load("dinov2_vits14")
     with pytest.raises(WeightsError, match="does not exist"):
