@@ -4,7 +4,6 @@ Networks are those of segmentation-models-pytorch and timm; each gets its own pi
 and a place to read features from. Introduced in notebooks/streethazards.ipynb.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -144,21 +143,3 @@ class HieraEncoder(nn.Module):
             if i in net.stage_ends:
                 stages.append(rolled(tokens, i).permute(0, 3, 1, 2).contiguous())
         return stages
-
-
-def step_memory(model: nn.Module, batch: int, crop: Sequence[int]) -> float:
-    """MB of one training step in 32 bits: weights, gradients, Adam's two moments, and what is kept for the way back."""
-    kept: dict[int, int] = {}
-
-    def pack(x: Tensor) -> Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        state = {k: v.clone() for k, v in model.state_dict().items()}
-        out = model.train()(torch.zeros(batch, 3, *crop))
-        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        model.load_state_dict(state)  # batch statistics have moved
-    del out
-    size = 16 * sum(p.numel() for p in model.parameters())
-    return (size + sum(n for where, n in kept.items() if where not in weights)) / 1e6

@@ -2,12 +2,15 @@
 
 import signal
 import sys
+import threading
+from http.server import ThreadingHTTPServer
 
 import pytest
 
 from lib import ROOT
+from lib.data import fetch
 
-sys.path.insert(0, str(ROOT / "data" / "make"))
+sys.path[:0] = [str(ROOT / "data" / "make"), str(ROOT / "tests" / "data")]
 
 
 @pytest.fixture
@@ -22,3 +25,21 @@ def in_time():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket on this machine, asked without long waits: see server.py."""
+    from server import Bucket, Handler
+
+    monkeypatch.setattr(fetch, "WAIT", 0.001)
+    monkeypatch.setattr(fetch, "TIMEOUT", (2, 2))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None  # a client that hangs up is part of the tests
+    server.bucket = Bucket()
+    server.bucket.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server.bucket
+    server.shutdown()
+    server.server_close()

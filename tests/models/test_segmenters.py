@@ -5,7 +5,8 @@ import torch
 from huggingface_hub import constants
 
 from lib.models import backbones
-from lib.models.segmenters import LITE0, NETWORKS, Segmenter, WeightsError
+from lib.models.segmenters import LITE0, NETWORKS, Segmenter
+from lib.models.weights import WeightsError
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_proxies_are_honoured(monkeypatch):
             self.send_response(503)
             self.end_headers()
 
-        do_GET = do_HEAD  # noqa: N815
+        do_GET = do_HEAD
 
         def log_message(self, *_):
             pass

@@ -22,7 +22,7 @@ from lib import ROOT, checkpoints
 from lib.data.augment import Resize, training
 from lib.data.streethazards import CLASSES, IGNORE, StreetHazards
 from lib.metrics import segmentation
-from lib.models.segmenters import LITE0, Segmenter, step_memory
+from lib.models.segmenters import LITE0, Segmenter
 from lib.training import Fitted, Recipe, Run, State, check_batch, fit, indices, load_or_train
 
 KNOWN = len(CLASSES) - 1  # classes a network has
@@ -91,6 +91,24 @@ def matrices(
                 logits = interpolate(logits, y.shape[-2:], mode="bilinear", align_corners=False)
             found.append(segmentation.confusion(y.numpy(), logits.argmax(1).cpu().numpy(), KNOWN))
     return np.array(found)
+
+
+def step_memory(model: nn.Module, batch: int, crop: Sequence[int]) -> float:
+    """MB of one training step in 32 bits: weights, gradients, Adam's two moments, and what is kept for the way back."""
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        out = model.train()(torch.zeros(batch, 3, *crop))
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        model.load_state_dict(state)  # batch statistics have moved
+    del out
+    size = 16 * sum(p.numel() for p in model.parameters())
+    return (size + sum(n for where, n in kept.items() if where not in weights)) / 1e6
 
 
 @dataclass(frozen=True)

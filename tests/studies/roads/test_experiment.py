@@ -8,9 +8,9 @@ from torch import nn
 from lib import sweeps
 from lib.data.augment import Resize
 from lib.data.streethazards import IGNORE
-from lib.models.segmenters import Segmenter, step_memory
+from lib.models.segmenters import Segmenter
 from lib.studies.roads import experiment, tables
-from lib.studies.roads.experiment import Frames, RoadStudy, resampled
+from lib.studies.roads.experiment import Frames, RoadStudy, resampled, step_memory
 
 SIZE = (24, 40)
 
