@@ -21,7 +21,7 @@ def slots(models: dict[str, nn.Module], pictures: Tensor) -> widgets.Widget:
         with torch.no_grad():
             on = next(models[model].parameters()).device  # training leaves a model where it ran
             out = models[model](pictures[index : index + 1].to(on), temperature)
-        row = plots.slot_panels(pictures[index], out.reconstruction[0], out.masks[0], out.pictures[0])
+        row = plots.slot_panels(pictures[index], out.reconstruction[0], out.masks[0], out.images[0])
         plots.grid([row], ["picture", "reconstruction", "masks"])
         plt.show()
 

@@ -23,7 +23,9 @@ from tqdm.auto import tqdm
 
 from lib import ROOT, files
 from lib.data.movi import MoviDataset
-from lib.models import backbones
+
+FOLDER = ROOT / "cache" / "features"  # where they are kept; it may be a link to a folder with room
+BATCH = 24  # frames that a backbone sees at once
 
 
 class FeatureError(RuntimeError):
@@ -40,20 +42,14 @@ class Features:
     std: Tensor  # [C]
     about: dict[str, Any]  # backbone, its weights, strides, size and grid: what makes these tokens these
 
-    @property
-    def dim(self) -> int:
-        """Channels C of a token."""
-        return self.tokens.shape[-1]
-
     def batch(self, index: Tensor | np.ndarray | slice) -> Tensor:
         """Tokens of the images `index`, counted over scenes and frames: float32 `[B, N, C]`."""
         flat = self.tokens.reshape(-1, *self.tokens.shape[2:])
         return torch.from_numpy(flat[np.asarray(index) if isinstance(index, Tensor) else index].astype(np.float32))
 
-    def clips(self, scenes: Tensor | np.ndarray | slice, frames: slice | np.ndarray = slice(None)) -> Tensor:
-        """Tokens of whole scenes, or of some of their frames: float32 `[B, T, N, C]`."""
-        chosen = self.tokens[np.asarray(scenes) if isinstance(scenes, Tensor) else scenes]
-        return torch.from_numpy(chosen[:, frames].astype(np.float32))
+    def clips(self, scenes: np.ndarray | slice) -> Tensor:
+        """Tokens of whole scenes: float32 `[B, T, N, C]`."""
+        return torch.from_numpy(self.tokens[scenes].astype(np.float32))
 
 
 def describe(backbone: nn.Module, size: int, grid: int) -> dict[str, Any]:
@@ -95,16 +91,7 @@ def tokens_of(backbone: nn.Module, images: Tensor, size: int, grid: int) -> Tens
     return maps.flatten(2).transpose(1, 2)
 
 
-def compute(
-    backbone: nn.Module,
-    dataset: Any,
-    size: int,
-    grid: int,
-    *,
-    batch: int = 24,
-    device: str = "cpu",
-    folder: Path = ROOT / "cache" / "features",
-) -> Features:
+def compute(backbone: nn.Module, dataset: Any, size: int, grid: int, device: str = "cpu") -> Features:
     """Tokens of every frame of every scene; computed by the first process that asks, read by all others.
 
     Args:
@@ -112,7 +99,6 @@ def compute(
         dataset: scenes with a `video` of uint8 `[T, H, W, 3]` and equal T; has `fingerprint`, `split` and `frames`.
         size: side in pixels that frames are resized to.
         grid: side of the token grid.
-        folder: where the files are kept; a file is written under a temporary name and renamed when it is whole.
 
     Raises:
         FeatureError: a cached file does not hold what its description says, or cannot be written.
@@ -127,27 +113,27 @@ def compute(
     heads = [m.num_heads for m in backbone.modules() if hasattr(m, "num_heads")]
     code += [repr(backbone), heads, version("timm"), version("torch")]  # what weights do not tell
     key = hashlib.sha256(json.dumps([about, data, code]).encode()).hexdigest()[:16]
-    path = folder / f"{backbone.name}-{dataset.split}-{grid}-{key}.npy"
+    path = FOLDER / f"{backbone.name}-{dataset.split}-{grid}-{key}.npy"
     if not path.exists():  # what is finished is read without a lock: the folder may be read-only
         try:
             with files.lock(path.with_suffix(".lock"), wait=True):
                 _sweep(path)
                 if not path.exists():
-                    _compute(path, backbone.to(device), dataset, size, grid, batch, device)
+                    _compute(path, backbone.to(device), dataset, size, grid, device)
         except OSError as error:
             raise FeatureError(
-                f"{folder}: tokens cannot be kept ({error}); make room, or make cache a link to a folder with room"
+                f"{FOLDER}: tokens cannot be kept ({error}); make room, or make cache a link to a folder with room"
             ) from error
     return _open(path, about)
 
 
-def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int, batch: int, device: str) -> None:
+def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int, device: str) -> None:
     shape, total, squares, count = None, 0.0, 0.0, 0
     with files.written(path) as temporary:
         with open(temporary, "wb") as file:  # not mapped: on a full disk that would end the process
             for s in tqdm(range(len(dataset)), desc=f"{backbone.name} on {dataset.split}", unit="scene", leave=False):
                 video = torch.from_numpy(dataset[s].video).permute(0, 3, 1, 2)  # [T, 3, H, W]
-                parts = [tokens_of(backbone, p.to(device).float() / 255, size, grid).cpu() for p in video.split(batch)]
+                parts = [tokens_of(backbone, p.to(device).float() / 255, size, grid).cpu() for p in video.split(BATCH)]
                 tokens = torch.cat(parts).half().numpy()
                 if not np.isfinite(tokens).all():
                     raise ValueError(f"tokens of {backbone.name} in scene {s} are not finite in half precision")
@@ -212,18 +198,19 @@ class Split:
     """One split of MOVi-A with its tokens: S scenes of T frames. Nothing is decoded or computed before it is asked for.
 
     Attributes:
-        name, fingerprint: of the split, and of its data and frames: `569c3cd0d8f2[::2]`.
+        name, dataset_name: of the split, and of its data, such as "movi_a stand-in".
+        fingerprint: of its data and frames: `569c3cd0d8f2[::2]`.
         about: what makes its tokens what they are, see `describe`.
         dim: channels C of a token.
         count: number of images, S x T.
         features: the tokens, from the cache or computed once, see `compute`.
         video: uint8 `[S, T, H, W, 3]`.
-        truth: uint8 `[S, T, H, W]`, 0 background, object i has id i + 1.
+        truth: the ground truth, uint8 `[S, T, H, W]`, 0 background, object i has id i + 1.
     """
 
     def __init__(self, dataset: MoviDataset, backbone: nn.Module, size: int, grid: int, device: str = "cpu"):
         self._dataset, self._backbone, self._size, self._device = dataset, backbone, size, device
-        self.name, self.dim = dataset.split, backbone.dim
+        self.name, self.dataset_name, self.dim = dataset.split, dataset.name, backbone.dim
         frames, chosen = dataset.frames, ""
         if isinstance(frames, slice):
             chosen = ":".join("" if v is None else str(v) for v in (frames.start, frames.stop, frames.step))
@@ -250,24 +237,5 @@ class Split:
 
     def images(self) -> tuple[Tensor, Tensor]:
         """All frames as `[S * T, 3, H, W]` in 0..1 and their ids `[S * T, H, W]`."""
-        pictures = torch.from_numpy(self.video).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-        return pictures, torch.from_numpy(self.truth).flatten(0, 1).long()
-
-
-def split(
-    name: str,
-    grid: int,
-    *,
-    backbone: str = "efficientnet_lite0",
-    strides: tuple[int, ...] | None = (2, 4),
-    size: int = 256,
-    frames: slice | tuple[int, ...] | None = None,
-    root: Path | str = ROOT / "data" / "movi_a",
-    device: str = "cpu",
-) -> Split:
-    """A split of MOVi-A with tokens on a `grid` x `grid`, from the cache or computed once; see `compute`.
-
-    Introduced in notebooks/ex_dino1.ipynb.
-    """
-    dataset = MoviDataset(root, name, fields=("video", "segmentations"), frames=frames)
-    return Split(dataset, backbones.load(backbone, strides=strides), size, grid, device)
+        images = torch.from_numpy(self.video).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
+        return images, torch.from_numpy(self.truth).flatten(0, 1).long()

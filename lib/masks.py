@@ -1,4 +1,4 @@
-"""After the model: slots that hold one thing are merged, masks are drawn to the picture's edges, or made hard.
+"""After the model: slots that hold one thing are merged, masks are drawn to the image's edges, or made hard.
 
 Nothing here is trained. What a step does to the numbers is reported beside the numbers without it; trained controls get
 both steps, others, which have no slots to merge, the edges. Introduced in notebooks/ex_dino4.ipynb.
@@ -49,14 +49,14 @@ def merge(masks: Tensor, slots: Tensor, frames: Tensor | None, threshold: float,
 
 
 def guided(masks: Tensor, images: Tensor, radius: int = 12, smoothness: float = 1e-3) -> Tensor:
-    """Masks redrawn as locally linear functions of the picture, so that their edges are its edges.
+    """Masks redrawn as locally linear functions of the image, so that their edges are its edges.
 
     The guided filter (He, Sun and Tang 2013) through kornia.
 
     Args:
-        masks: `[B, K, N]` on a token grid, or `[B, K, h, w]`; they grow bilinearly to the picture first.
+        masks: `[B, K, N]` on a token grid, or `[B, K, h, w]`; they grow bilinearly to the image first.
         images: `[B, 3, H, W]` in 0..1.
-        radius: of the window in pixels; smoothness: variance of colour below which the picture counts as flat.
+        radius: of the window in pixels; smoothness: variance of colour below which the image counts as flat.
 
     Returns:
         `[B, K, H, W]`, not negative, sums to one over K.
@@ -65,7 +65,7 @@ def guided(masks: Tensor, images: Tensor, radius: int = 12, smoothness: float = 
     for name, values in (("masks", masks), ("images", images)):
         finite(name, values)
     grown = torch.cat([on_image(m[None], tuple(images.shape[-2:])) for m in masks])
-    # One picture at a time: kornia's buffers grow with masks x colours, and the cache is small.
+    # One image at a time: kornia's buffers grow with masks x colours, and the cache is small.
     drawn = torch.cat(
         [guided_blur(i[None], m[None], 2 * radius + 1, smoothness) for i, m in zip(images, grown, strict=True)]
     )

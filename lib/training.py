@@ -17,12 +17,16 @@ from typing import Any, NamedTuple
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
+from pandas import json_normalize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from lib import ROOT, checkpoints, provenance, results
 from lib.checkpoints import CheckpointError, OneLine
+
+SAVE_EVERY = 60.0  # seconds between two states of a run
+LOG_EVERY = 20  # steps between two rows of its history
 
 
 class Diverged(OneLine, RuntimeError):
@@ -125,8 +129,6 @@ def fit(
     recipe: Recipe,
     *,
     state: State | None = None,
-    save_every: float = 60.0,
-    log_every: int = 20,
     device: str = "auto",
     watch: Callable[[nn.Module, int], dict[str, float | Tensor]] | None = None,
     watch_every: int = 0,
@@ -142,8 +144,8 @@ def fit(
         loss: `loss(model, step)` draws the batch of that step (see `indices`) and returns the loss and statistics to
             show, such as the entropy of the masks.
         recipe: steps, rates, precision, seed.
-        state: where to keep what a resumed run needs; one that is there is resumed if it is of the same run.
-        save_every: seconds between two states; one is also kept on an interrupt, and at the end.
+        state: where to keep what a resumed run needs, every `SAVE_EVERY` seconds, on an interrupt and at the end; one
+            that is there is resumed if it is of the same run.
         device: "auto", "cpu" or "cuda"; a named device that is missing is an error, never a silent fallback.
         watch: `watch(model, step)` every `watch_every` steps and at the end, in eval mode without gradients: slower
             measures on held-out data, joined to the history row of that step, and tensors such as masks for a film.
@@ -189,11 +191,11 @@ def fit(
                             film[key] = torch.cat([film[key], seen[None].cpu()]) if key in film else seen[None].cpu()
                         else:
                             row[key] = seen
-                if watched or done % log_every == 0 or done == recipe.steps:
+                if watched or done % LOG_EVERY == 0 or done == recipe.steps:
                     history.append(row)
                     bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "step"})
                 now = time.monotonic()
-                if state and (asked or now - kept_at >= save_every or done == recipe.steps):
+                if state and (asked or now - kept_at >= SAVE_EVERY or done == recipe.steps):
                     header = about | {"step": done, "history": history, "seconds": before + now - begun}
                     _save_state(state.path, model, optimiser, header, film)
                     kept, kept_at = done, now
@@ -360,7 +362,7 @@ def _nearest(name: str, folders: tuple[Path, ...], wanted: dict[str, Any]) -> st
     found = {p: checkpoints.about(p) for f in folders for p in sorted(f.glob(f"{name}-??????.safetensors"))}
     differences = {}
     for path, header in found.items():
-        a, b = (_flat({k: h.get(k) for k in wanted}) for h in (header, wanted))
+        a, b = (json_normalize({k: h.get(k) for k in wanted}).iloc[0].to_dict() for h in (header, wanted))
         keys = [k for k in {**a, **b} if a.get(k) != b.get(k)]
         differences[path] = [f"{k} {a.get(k, 'nothing')!s:.40}, here {b.get(k, 'nothing')!s:.40}" for k in keys]
     if not differences:
@@ -368,9 +370,3 @@ def _nearest(name: str, folders: tuple[Path, ...], wanted: dict[str, Any]) -> st
     path = min(differences, key=lambda p: len(differences[p]))
     more = len(differences[path]) - 3
     return f"{path.name} has {'; '.join(differences[path][:3])}{f' and {more} more' if more > 0 else ''}"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, each in value.items() for k, v in _flat(each, f"{prefix}.{key}".lstrip(".")).items()}

@@ -20,6 +20,11 @@ from lib import ROOT, features, files
 from lib.features import FeatureError, compute, describe, tokens_of
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "FOLDER", tmp_path)
+
+
 class Patches(nn.Module):
     """A stand-in for a backbone: a fixed linear map of 8 px patches."""
 
@@ -60,11 +65,11 @@ class Scenes:
 
 def test_cached_tokens_are_the_computed_ones_in_half_precision(tmp_path):
     backbone, scenes = Patches(), Scenes()
-    found = compute(backbone, scenes, 32, 4, folder=tmp_path, batch=3)
+    found = compute(backbone, scenes, 32, 4)
     assert found.tokens.shape == (3, 4, 16, 5) and found.tokens.dtype == np.float16 and found.grid == (4, 4)
     images = torch.from_numpy(scenes[1].video).permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(found.batch(slice(4, 8)), tokens_of(backbone, images, 32, 4), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(found.clips([1], slice(1, 3))[0], found.batch(torch.tensor([5, 6])))
+    torch.testing.assert_close(found.clips([1])[0, 1:3], found.batch(torch.tensor([5, 6])))
     everything = torch.from_numpy(found.tokens.astype(np.float32)).flatten(0, 2)
     torch.testing.assert_close(found.mean, everything.mean(0), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.std, everything.std(0, correction=0), atol=1e-4, rtol=1e-4)
@@ -74,9 +79,9 @@ def test_cached_tokens_are_the_computed_ones_in_half_precision(tmp_path):
 
 def test_a_second_call_computes_nothing(tmp_path):
     backbone = Patches()
-    compute(backbone, Scenes(), 32, 4, folder=tmp_path)
+    compute(backbone, Scenes(), 32, 4)
     calls = backbone.calls
-    compute(backbone, Scenes(), 32, 4, folder=tmp_path)
+    compute(backbone, Scenes(), 32, 4)
     assert backbone.calls == calls
 
 
@@ -87,9 +92,9 @@ def test_a_second_call_computes_nothing(tmp_path):
 )
 def test_another_setting_has_other_tokens(tmp_path, other):
     given = {"backbone": Patches(), "scenes": Scenes(), "size": 32, "grid": 4}
-    compute(*given.values(), folder=tmp_path)
+    compute(*given.values())
     changed = given | other
-    compute(*changed.values(), folder=tmp_path)
+    compute(*changed.values())
     assert changed["backbone"].calls > 0 and len(list(tmp_path.glob("*.npy"))) == 2
 
 
@@ -103,17 +108,17 @@ def test_grids_finer_and_coarser_than_the_backbones():
 
 
 def test_damage_is_named_with_its_remedy(tmp_path):
-    compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    compute(Patches(), Scenes(), 32, 4)
     path = next(tmp_path.glob("*.npy"))
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(FeatureError, match=f"{path.name} is damaged.*delete it"):
-        compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+        compute(Patches(), Scenes(), 32, 4)
     path.unlink()
-    compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    compute(Patches(), Scenes(), 32, 4)
     note = path.with_suffix(".json")
     note.write_text(json.dumps(json.loads(note.read_text()) | {"shape": [1, 2]}))
     with pytest.raises(FeatureError, match="is due"):
-        compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+        compute(Patches(), Scenes(), 32, 4)
 
 
 SPOILT = {
@@ -130,17 +135,17 @@ SPOILT = {
 
 @pytest.mark.parametrize(("suffix", "content"), SPOILT.values(), ids=SPOILT)
 def test_whatever_is_damaged_is_said_in_one_line(tmp_path, suffix, content):
-    compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    compute(Patches(), Scenes(), 32, 4)
     path = next(tmp_path.glob("*.npy"))
     path.with_suffix(suffix).write_bytes(content)
     with pytest.raises(FeatureError, match=f"{path.name} is damaged .*delete it") as said:
-        compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+        compute(Patches(), Scenes(), 32, 4)
     assert "\n" not in str(said.value)
 
 
 def test_scenes_of_other_lengths_leave_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="scene 2 has 3 frames, the first has 4"):
-        compute(Patches(), Scenes(lengths=(4, 4, 3)), 32, 4, folder=tmp_path)
+        compute(Patches(), Scenes(lengths=(4, 4, 3)), 32, 4)
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
 
 
@@ -150,7 +155,7 @@ def test_no_frames_and_rectangles_are_refused(tmp_path, lengths, side, said):
     for scene in scenes.scenes:
         scene.video = np.repeat(scene.video, side // 32, axis=2)
     with pytest.raises(ValueError, match=said):
-        compute(Patches(), scenes, 64, 4, folder=tmp_path)
+        compute(Patches(), scenes, 64, 4)
     with pytest.raises(ValueError, match="4 frames of 32 x 64 px"):
         tokens_of(Patches(), torch.zeros(4, 3, 32, 64), 64, 8)
     assert not list(tmp_path.glob("*.npy"))
@@ -158,7 +163,7 @@ def test_no_frames_and_rectangles_are_refused(tmp_path, lengths, side, said):
 
 def test_tokens_beyond_half_precision_are_not_kept(tmp_path):
     with pytest.raises(ValueError, match="scene 0 are not finite"):
-        compute(Patches(1e6), Scenes(), 32, 4, folder=tmp_path)
+        compute(Patches(1e6), Scenes(), 32, 4)
     assert not list(tmp_path.glob("*.npy"))
 
 
@@ -209,32 +214,32 @@ def changed(scenes):
     ids=["layers", "activation", "heads", "transform", "timm", "torch"],
 )
 def test_whatever_moves_tokens_is_in_the_key(tmp_path, monkeypatch, backbone, scenes, library):
-    compute(Twins(), Scenes(), 32, 4, folder=tmp_path)
+    compute(Twins(), Scenes(), 32, 4)
     if library:
         monkeypatch.setattr(features, "version", lambda name: "0" if name == library else version(name))
-    compute(backbone, scenes, 32, 4, folder=tmp_path)
+    compute(backbone, scenes, 32, 4)
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
 def test_finished_tokens_are_read_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
-    compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    compute(Patches(), Scenes(), 32, 4)
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(files, "FileLock", refuse)
-    assert compute(Patches(), Scenes(), 32, 4, folder=tmp_path).tokens.shape == (3, 4, 16, 5)
+    assert compute(Patches(), Scenes(), 32, 4).tokens.shape == (3, 4, 16, 5)
     with pytest.raises(FeatureError, match=f"{tmp_path.name}: tokens cannot be kept .*Permission denied.*make room"):
-        compute(Patches(), Scenes(), 32, 2, folder=tmp_path)
+        compute(Patches(), Scenes(), 32, 2)
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=1919))
     with pytest.raises(FeatureError, match=f"{tmp_path.name}: tokens cannot be kept .*0.00 GB are free"):
-        compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+        compute(Patches(), Scenes(), 32, 4)
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=1920))
-    compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+    compute(Patches(), Scenes(), 32, 4)
 
 
 def test_what_killed_processes_left_is_deleted_and_what_is_being_written_stays(tmp_path):
@@ -242,7 +247,7 @@ def test_what_killed_processes_left_is_deleted_and_what_is_being_written_stays(t
     dead.write_bytes(b"half")
     alive.write_bytes(b"half")
     with FileLock(tmp_path / "alive-train-4-b.lock"):
-        compute(Patches(), Scenes(), 32, 4, folder=tmp_path)
+        compute(Patches(), Scenes(), 32, 4)
     assert not dead.exists() and alive.exists()
 
 
@@ -256,8 +261,9 @@ class Slow(t.Patches):
         time.sleep(0.3)
         (Path({folder!r}) / "computed").open("a").write("x")
         return super().forward(images)
-from lib.features import compute
-compute(Slow(), t.Scenes(), 32, 4, folder=Path({folder!r}))
+from lib import features
+features.FOLDER = Path({folder!r})
+features.compute(Slow(), t.Scenes(), 32, 4)
 """
 
 

@@ -18,9 +18,9 @@ from lib.anomaly import SCORES, heat
 from lib.models.dinosaur import Dinosaur
 from lib.studies import pixels
 from lib.studies.backbones.faults import Projected
-from lib.studies.comparison import Comparison
+from lib.studies.comparison import ComparisonStudy
 from lib.studies.objects import experiment, final
-from lib.studies.objects.final import Trials
+from lib.studies.objects.final import ObjectStudy
 from lib.studies.roads import alarms
 
 MODULE = '''"""Says what it is."""
@@ -190,7 +190,7 @@ def test_what_has_no_source_is_an_error():
 
 def test_trials_depend_on_the_models_and_not_on_the_roads():
     found = {}
-    provenance._collect(Trials().image_model, found)
+    provenance._collect(ObjectStudy().image_model, found)
     assert {
         "lib.studies.objects.final",
         "lib.models.dinosaur",
@@ -225,7 +225,7 @@ def test_frames_are_part_of_a_splits_fingerprint(monkeypatch):
     monkeypatch.setattr(features, "describe", lambda *_: {"grid": 4})
 
     def fingerprint(frames):
-        data = SimpleNamespace(split="test", fingerprint="abc", frames=frames)
+        data = SimpleNamespace(name="movi_a", split="test", fingerprint="abc", frames=frames)
         return features.Split(data, SimpleNamespace(dim=1), 8, 4).fingerprint
 
     chosen = (None, slice(0, 12), slice(None, None, 2), slice(None, None, 8), (0, 3, 5), (0,))
@@ -239,20 +239,26 @@ def test_frames_are_part_of_a_splits_fingerprint(monkeypatch):
     ids=str,
 )  # fmt: skip
 def test_all_that_makes_a_row_is_in_its_data(monkeypatch, change):
-    def split(name, grid, *, backbone, strides, size, frames, root):
-        about = {"backbone": backbone, "weights": f"of {backbone}", "strides": strides, "size": size, "grid": grid}
-        return SimpleNamespace(fingerprint=f"{name}{frames}", about=about)
+    def split(dataset, backbone, size, grid):
+        return SimpleNamespace(fingerprint=dataset, about=backbone | {"size": size, "grid": grid})
 
-    monkeypatch.setattr(final, "split", split)
+    def load(name, strides):
+        return {"backbone": name, "weights": f"of {name}", "strides": strides}
+
+    monkeypatch.setattr(final, "Split", split)
+    monkeypatch.setattr(final.backbones, "load", load)
+    monkeypatch.setattr(final, "MoviDataset", lambda root, name, fields, frames: f"{name}{frames}")
     final.described.cache_clear()
-    assert Trials().data() == Trials().data(config="original", seed=1, steps=3) != Trials(**change).data()
-    assert "of random_vits14" in Trials(backbone="random_vits14").data(config="ours")
+    assert (
+        ObjectStudy().data() == ObjectStudy().data(config="original", seed=1, steps=3) != ObjectStudy(**change).data()
+    )
+    assert "of random_vits14" in ObjectStudy(backbone="random_vits14").data(config="ours")
     final.described.cache_clear()
 
 
 def test_weights_and_precision_are_in_the_data_of_a_comparison():
     def data(weights, precision):
-        found = Comparison(precision=precision)
+        found = ComparisonStudy(precision=precision)
         about = {"weights": weights}
         vars(found).update({k: SimpleNamespace(fingerprint=k, about=about) for k in ("train", "test")})
         return found.data
@@ -274,7 +280,7 @@ def test_a_new_score_is_another_anomaly_row(monkeypatch):
     assert known.data() != before
 
 
-COMPLETE = {f"ex_slot{i}": pixels.Config for i in range(1, 6)} | {"ex_dino1": experiment.Rules}
+COMPLETE = {f"ex_slot{i}": pixels.Config for i in range(1, 6)} | {"ex_dino1": experiment.ImageConfig}
 
 
 @pytest.mark.parametrize("name", COMPLETE)

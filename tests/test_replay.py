@@ -48,7 +48,7 @@ MUTANTS = [
     ("ex_dino4", "masks", "reach * threshold * finite", "0 * finite"),
     ("ex_dino4", "models.video", "slots, self.iterations[1], places", "slots, 1, places"),
     ("ex_comparison", OBJECTS, "linear_sum_assignment(-cosine)", "linear_sum_assignment(cosine)"),
-    ("ex_comparison", "metrics.boundaries", "(~edge) <= width", "(~edge) >= width"),
+    ("ex_comparison", "studies.comparison", "(~edge) <= width", "(~edge) >= width"),
     ("ex_comparison", "models.dinosaur", "slots, self.attention_temperature, iter", "slots, 1.0, iter"),
     ("ex_comparison", "models.pixel_autoencoder", 'indexing="xy"', 'indexing="ij"'),
     ("backbone_comparison", "studies.backbones.materials", "iou[row].max(), recall", "iou[row].mean(), recall"),

@@ -33,9 +33,10 @@ def loss_of(recipe, nap=0.0):
     return loss
 
 
-def test_it_learns_and_keeps_a_history():
+def test_it_learns_and_keeps_a_history(monkeypatch):
+    monkeypatch.setattr(training, "LOG_EVERY", 50)
     recipe = Recipe(steps=200, lr=1e-2, warmup=10)
-    history = fit(model(), loss_of(recipe), recipe, log_every=50, device="cpu").history
+    history = fit(model(), loss_of(recipe), recipe, device="cpu").history
     assert [row["step"] for row in history] == [50, 100, 150, 200]
     assert history[-1]["loss"] < 0.5 * history[0]["loss"] and "batch_mean" in history[0]
 
@@ -63,7 +64,8 @@ def test_gradients_are_clipped():
     assert seen[0] > 1e3 and spy.weight.grad.norm() <= 0.5 + 1e-4
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 0)
     recipe = Recipe(steps=20)
     state = tmp_path / "x.state.safetensors"
 
@@ -74,7 +76,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path):
     with pytest.raises(
         training.Diverged, match=r"nan at step 12; last good checkpoint: .*x.state.safetensors.*step 12"
     ):
-        fit(model(), loss, recipe, state=State(state), save_every=0, device="cpu")
+        fit(model(), loss, recipe, state=State(state), device="cpu")
     assert checkpoints.load(state)[1]["step"] == 12
 
 
@@ -95,13 +97,13 @@ def test_watching_does_not_disturb():
 
 def train_in_this_process(folder: Path, nap: float) -> None:
     """Run by the test below in a process of its own, which is killed once and started again."""
+    training.SAVE_EVERY = 0
     recipe, net = Recipe(steps=60, lr=1e-2, warmup=5), model()
     history, film, _ = fit(
         net,
         loss_of(recipe, nap),
         recipe,
         state=State(folder / "state.safetensors"),
-        save_every=0,
         device="cpu",
         watch=lambda _, step: {"film": torch.tensor(step)},
         watch_every=3,
@@ -109,7 +111,8 @@ def train_in_this_process(folder: Path, nap: float) -> None:
     checkpoints.save(folder / "final.safetensors", net.state_dict() | film, {"history": history})
 
 
-def test_resume_after_kill_9_is_bit_for_bit(tmp_path):
+def test_resume_after_kill_9_is_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", training.SAVE_EVERY)  # set below, and put back
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     straight.mkdir(), killed.mkdir()
     train_in_this_process(straight, nap=0)

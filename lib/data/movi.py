@@ -71,6 +71,7 @@ class MoviDataset(Dataset):
         frames: None for all, else a slice or frame numbers; other frames are not decoded.
 
     Attributes:
+        name: "movi_a", with "stand-in" where the record of its making lies beside the shards.
         fingerprint: 12 hexadecimal digits of a hash of lengths and checksums of the records, for caches and results.
 
     Raises:
@@ -91,6 +92,7 @@ class MoviDataset(Dataset):
         self.frames = frames if frames is None or isinstance(frames, slice) else tuple(map(operator.index, frames))
         self.split = split
         self.shards = find_shards(Path(root).absolute(), split)
+        self.name = "movi_a stand-in" if (self.shards[0].parent / "making.json").exists() else "movi_a"
         records, faults = index_shards(self.shards)
         self._places = [(s, k, *place) for s, shard in enumerate(records) for k, place in enumerate(shard)]
         if faults:

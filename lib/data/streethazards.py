@@ -56,6 +56,7 @@ class StreetHazards(Dataset):
         split: train, validation or test.
 
     Attributes:
+        name: "streethazards", with "stand-in" where the record of its making lies in root.
         pairs: (image, label) paths, in the order of the .odgt index, or sorted where there is none. Links are followed
             as long as they stay below root; what starts with a dot is left out.
         names: image paths below root, with forward slashes.
@@ -71,6 +72,7 @@ class StreetHazards(Dataset):
         if split not in SPLITS:
             raise DataError(f"StreetHazards has no split {split!r}; give one of {', '.join(SPLITS)}")
         self.root, self.split = Path(root), split
+        self.name = "streethazards stand-in" if (self.root / "making.json").exists() else "streethazards"
         part, folder, _ = SPLITS[split]
         index = self.root / part / f"{split}.odgt"
         self.pairs = _listed(index, self.root) if os.path.lexists(index) else _walked(self.root, part, folder)

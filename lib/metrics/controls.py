@@ -14,7 +14,7 @@ from lib.metrics.objects import finite
 
 
 def blocks(batch: int, size: int, side: int) -> Tensor:
-    """A `side` x `side` grid of equal blocks, the same for every picture: position alone.
+    """A `side` x `side` grid of equal blocks, the same for every image: position alone.
 
     Introduced in notebooks/ex_slot1.ipynb.
     """
@@ -22,18 +22,18 @@ def blocks(batch: int, size: int, side: int) -> Tensor:
     return _masks((row[:, None] * side + row).expand(batch, -1, -1), side**2)
 
 
-def kmeans_rgb(pictures: Tensor, clusters: int, seed: int = 0) -> Tensor:
-    """k-means of each picture's colours, pictures `[B, 3, H, W]`: colour alone.
+def kmeans_rgb(images: Tensor, clusters: int, seed: int = 0) -> Tensor:
+    """k-means of each image's colours, images `[B, 3, H, W]`: colour alone.
 
     Introduced in notebooks/ex_slot2.ipynb. Fewer distinct colours than clusters leave clusters empty.
     """
     labels = []
-    for picture in finite("pictures", pictures):
-        pixels = picture.flatten(1).T.double().numpy()
+    for image in finite("images", images):
+        pixels = image.flatten(1).T.double().numpy()
         k = min(clusters, len(np.unique(pixels, axis=0)))
         with threadpool_limits(1):  # so few points: threads would only wait for each other
             found = KMeans(k, n_init=3, random_state=seed).fit_predict(pixels)
-        labels.append(torch.from_numpy(found).long().view(picture.shape[-2:]))
+        labels.append(torch.from_numpy(found).long().view(image.shape[-2:]))
     return _masks(torch.stack(labels), clusters)
 
 

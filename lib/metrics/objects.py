@@ -25,7 +25,7 @@ KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "mask_entropy", "acti
 
 
 def finite(name: str, values: ArrayLike) -> Tensor:
-    """Masks, slots or pictures as a tensor on the CPU in single precision or better, without gradients.
+    """Masks, slots or images as a tensor on the CPU in single precision or better, without gradients.
 
     Raises:
         ValueError: a value is not finite.
@@ -91,7 +91,11 @@ def miou(truth: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def mean_pairwise_cosine(vectors: Tensor) -> float:
-    """Mean cosine over pairs of different rows of `[K, D]`; NaN for a single row, 0 with a row of zeros."""
+    """Mean cosine over pairs of different rows of `[K, D]`; NaN for a single row, 0 with a row of zeros.
+
+    Of slots it is reported as `slot_diversity`, the original study's slot similarity: lower is more diverse. Its
+    ex_comparison called the cosine between masks by this name too, `mask_similarity` here.
+    """
     if len(vectors) < 2:
         return float("nan")
     unit = torch.nn.functional.normalize(finite("vectors", vectors).double(), dim=1)
@@ -101,15 +105,6 @@ def mean_pairwise_cosine(vectors: Tensor) -> float:
 def mask_similarity(masks: Tensor) -> float:
     """Mean pairwise cosine between the masks `[K, ...]` of different slots: 1 is full collapse, 0 no overlap at all."""
     return mean_pairwise_cosine(finite("masks", masks).flatten(1))
-
-
-def slot_diversity(slots: Tensor) -> float:
-    """Mean pairwise cosine between slot vectors `[K, D]`, in -1..1; despite its name, lower is more diverse.
-
-    The original study's slot similarity. Its ex_comparison called the cosine between masks by this name too; that one
-    is `mask_similarity` here.
-    """
-    return mean_pairwise_cosine(finite("slots", slots))
 
 
 def mask_entropy(masks: Tensor) -> float:
@@ -127,7 +122,7 @@ def active_slots(masks: Tensor, share: float = 0.01) -> int:
 
 
 def mask_stability(first: Tensor, second: Tensor, matched: bool = True) -> float:
-    """Mean cosine between the masks `[K, ...]` of one picture before and after a change; 1 is unmoved.
+    """Mean cosine between the masks `[K, ...]` of one image before and after a change; 1 is unmoved.
 
     Args:
         first, second: masks on the same pixel grid.
@@ -145,25 +140,8 @@ def mask_stability(first: Tensor, second: Tensor, matched: bool = True) -> float
 
 
 def pairwise_stability(masks: Tensor, matched: bool = True) -> float:
-    """`mask_stability` averaged over all pairs of `V` versions of one picture, masks `[V, K, H, W]`."""
+    """`mask_stability` averaged over all pairs of `V` versions of one image, masks `[V, K, H, W]`."""
     return float(np.mean([mask_stability(a, b, matched) for a, b in combinations(masks, 2)]))
-
-
-def bleeding(truth: Tensor, masks: Tensor) -> dict[int, float]:
-    """Which share of a soft mask's mass lies outside its region, by object id; 0 is none. Shown in ex_dino4.
-
-    The mask of an object is the slot with most of its mass on it. The original study took each slot with the region
-    that it overlaps most, background included, so its "large objects" may be background.
-
-    Args:
-        truth: ids `[H, W]`; masks: `[K, H, W]`.
-    """
-    flat, ids, shares = finite("masks", masks).flatten(1).double(), ids_of("truth", truth).ravel(), {}
-    for i in np.unique(ids[ids > 0]).tolist():
-        inside = flat[:, torch.from_numpy(ids == i)].sum(1)
-        slot = int(inside.argmax())
-        shares[i] = float(1 - inside[slot] / flat[slot].sum().clamp(min=1e-12))
-    return shares
 
 
 def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
@@ -171,15 +149,15 @@ def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
 
     Args:
         truth: ids, images `[B, H, W]` or videos `[B, T, H, W]`.
-        masks: soft masks `[B, K, H, W]` or `[B, T, K, H, W]`; resized bilinearly to the truth's size where they differ.
+        masks: soft masks `[B, K, H, W]` or `[B, T, K, H, W]`; resized bilinearly where their size differs.
 
     Returns:
         Arrays `[B]` under the names of `KEYS`; of a video `video_fg_ari` and so on: all over time and space at once.
     """
-    truth, masks = ids_of("truth", truth), finite("masks", masks)
+    truth, masks = ids_of("ground truth", truth), finite("masks", masks)
     video = truth.ndim == 4
     if masks.shape[-2:] != truth.shape[-2:]:
-        # Soft masks grow bilinearly before anything is decided; the truth is never resized.
+        # Soft masks grow bilinearly before anything is decided; the ground truth is never resized.
         flat = masks.flatten(0, -4)
         masks = torch.nn.functional.interpolate(flat, truth.shape[-2:], mode="bilinear", align_corners=False).view(
             *masks.shape[:-2], *truth.shape[-2:]
@@ -196,7 +174,7 @@ def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
 
 
 def _labels(truth: ArrayLike, predicted: ArrayLike) -> tuple[NDArray, NDArray]:
-    truth, predicted = ids_of("truth", truth), ids_of("predicted", predicted)
+    truth, predicted = ids_of("ground truth", truth), ids_of("predicted", predicted)
     if truth.shape != predicted.shape:
         raise ValueError(f"labels differ in shape: {truth.shape} and {predicted.shape}")
     if truth.size == 0:

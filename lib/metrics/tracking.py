@@ -28,11 +28,13 @@ def runs(truth: ArrayLike, predicted: ArrayLike) -> dict[int, list[int]]:
     Raises:
         ValueError: the shapes do not agree, or a mask is not finite.
     """
-    truth, soft = objects.ids_of("truth", truth), np.ndim(predicted) == 4
+    truth, soft = objects.ids_of("ground truth", truth), np.ndim(predicted) == 4
     winners = objects.finite("predicted", predicted).argmax(1) if soft else predicted
     winners = objects.ids_of("predicted", winners)
     if winners.shape != truth.shape or truth.ndim != 3:
-        raise ValueError(f"truth {truth.shape} and predicted {winners.shape} are not [T, H, W] and [T, (K,) H, W]")
+        raise ValueError(
+            f"ground truth {truth.shape} and predicted {winners.shape} are not [T, H, W] and [T, (K,) H, W]"
+        )
     lengths: dict[int, list[int]] = {}
     holders: dict[int, set[int]] = {}
     for ids, slots in zip(truth, winners, strict=True):
@@ -75,8 +77,8 @@ def max_activation(masks: Tensor) -> NDArray[np.float64]:
 
 
 def slot_similarity(slots: Tensor) -> NDArray[np.float64]:
-    """`objects.slot_diversity` of the slots `[T, K, D]` in each frame: `[T]`, in -1..1; 1 is full collapse."""
-    return np.array([objects.slot_diversity(frame) for frame in objects.finite("slots", slots)])
+    """`objects.mean_pairwise_cosine` of slots `[T, K, D]` in each frame: `[T]`, in -1..1; 1 is full collapse."""
+    return np.array([objects.mean_pairwise_cosine(frame) for frame in objects.finite("slots", slots)])
 
 
 def _mean_over_objects(truth: ArrayLike, predicted: ArrayLike, measure) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, layer_norm
 
 from lib.models.slot_attention import Grouping, SlotAttention
-from lib.models.token_decoders import ConvDecoder, Decoded, MLPDecoder, TransformerDecoder, positions_of, waves
+from lib.models.token_decoders import ConvDecoder, Decoded, Given, MLPDecoder, TransformerDecoder, positions_of, waves
 
 NORMS = ("none", "scale", "dataset", "token", "image")
 DECODERS = ("mlp", "conv", "conv_linear", "autoregressive", "permuted")
@@ -138,32 +138,29 @@ class Dinosaur(nn.Module):
         return inputs + self.position(waves(positions_of(_square(tokens.shape[1]), tokens.device)))
 
     def group(
-        self,
-        inputs: Tensor,
-        slots: Tensor | None = None,
-        iterations: int | None = None,
-        frames: Tensor | None = None,
+        self, inputs: Tensor, slots: Given = None, iterations: int | None = None, frames: Given = None
     ) -> Grouping:
         """Inputs `[B, N, D]` to slots, starting from slots `[B, K, D]` and frames `[B, K, 3]` where they are given."""
         places = positions_of(_square(inputs.shape[1]), inputs.device)
         return self.attention(inputs, slots, self.attention_temperature, iterations, places, frames)
 
-    def decode(
-        self,
-        slots: Tensor,
-        grid: tuple[int, int],
-        frames: Tensor | None = None,
-        positions: Tensor | None = None,
-        target: Tensor | None = None,
-    ) -> Decoded:
-        """Slots `[B, K, D]` to tokens and masks, on the grid or (MLP) at `positions [B, P, 2]`; see the decoders."""
-        return self.decoder(slots, grid, frames, positions, target, self.mask_temperature)
+    def decode(self, slots: Tensor, tokens: Tensor, frames: Given = None, positions: Given = None) -> Decoded:
+        """Slots `[B, K, D]` to masks and a reconstruction of the target of `tokens [B, N, C]`, on their grid.
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Found:
-        """Tokens `[B, N, C]` to `Found`; the decoder is asked at `positions [B, P, 2]` alone where they are given."""
+        The MLP decoder uses frames, and is asked at `positions [B, P, 2]` alone where they are given; the transformers
+        see the true tokens before each.
+        """
+        given = {}
+        if isinstance(self.decoder, MLPDecoder):
+            given = {"frames": frames, "positions": positions}
+        elif isinstance(self.decoder, TransformerDecoder):
+            given = {"target": self.target(tokens)}
+        return self.decoder(slots, _square(tokens.shape[1]), self.mask_temperature, **given)
+
+    def forward(self, tokens: Tensor, positions: Given = None) -> Found:
+        """Tokens `[B, N, C]` to `Found`, decoded everywhere, or at `positions [B, P, 2]` by the MLP decoder."""
         slots, attention, frames = self.group(self.encode(tokens))
-        target = self.target(tokens) if isinstance(self.decoder, TransformerDecoder) else None
-        reconstruction, masks = self.decode(slots, _square(tokens.shape[1]), frames, positions, target)
+        reconstruction, masks = self.decode(slots, tokens, frames, positions)
         return Found(slots, attention, masks, reconstruction, frames)
 
 

@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pixel_shuffle
 
 from lib.models.slot_attention import SlotAttention
 from lib.models.token_decoders import ConvDecoder, Decoded
@@ -16,7 +15,7 @@ class Painting(NamedTuple):
 
     reconstruction: Tensor  # [B, 3, H, W]
     masks: Tensor  # [B, K, H, W], sums to one over K
-    pictures: Tensor  # [B, K, 3, H, W], what each slot would paint everywhere
+    images: Tensor  # [B, K, 3, H, W], what each slot would paint everywhere
 
 
 class PositionEmbedding(nn.Module):
@@ -67,9 +66,9 @@ class SpatialBroadcastDecoder(nn.Module):
         batch, num_slots, _ = slots.shape
         x = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, self.grid, self.grid)
         x = self.layers(self.position(x)).unflatten(0, (batch, num_slots))  # [B, K, 4, H, W]
-        pictures, logits = x[:, :, :3], x[:, :, 3]
+        images, logits = x[:, :, :3], x[:, :, 3]
         masks = (logits.float() / temperature).softmax(dim=1)  # float32: 1/0.01 amplifies bfloat16's rounding
-        return Painting((masks[:, :, None] * pictures).sum(1), masks, pictures)
+        return Painting((masks[:, :, None] * images).sum(1), masks, images)
 
 
 class Output(NamedTuple):
@@ -77,17 +76,9 @@ class Output(NamedTuple):
 
     reconstruction: Tensor  # [B, 3, H, W]
     masks: Tensor  # [B, K, H, W], the decoder's, sums to one over K
-    pictures: Tensor  # [B, K, 3, H, W]
+    images: Tensor  # [B, K, 3, H, W]
     slots: Tensor  # [B, K, D]
     attention: Tensor  # [B, K, h, w], Slot Attention's, sums to one over K
-
-
-def linear_temperature(step: int, steps: int, start: float = 1.0, end: float = 0.01) -> float:
-    """The temperature at `step` of `steps`: linear from `start` at the first to `end` at the last.
-
-    Introduced in notebooks/ex_slot1.ipynb; `start == end` gives a constant.
-    """
-    return start + (end - start) * min(step / max(steps - 1, 1), 1.0)
 
 
 class Autoencoder(nn.Module):
@@ -135,7 +126,7 @@ class Autoencoder(nn.Module):
         self.attention_temperature = attention_temperature
         self.decoder = SpatialBroadcastDecoder(slot_dim, size, grid, channels)
         # Glorot, as in the published TensorFlow code. Torch's own initialisation keeps the slots on the plateau where
-        # all paint the mean picture; notebooks/ex_slot1.ipynb measures it.
+        # all paint the mean image; notebooks/ex_slot1.ipynb measures it.
         for layer in self.modules():
             if glorot and isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.xavier_uniform_(layer.weight)
@@ -151,25 +142,7 @@ class Autoencoder(nn.Module):
         return Output(*painting, slots, attention.unflatten(-1, features.shape[-2:]))
 
 
-SIZE, PATCH = 224, 8  # px: side of a picture and of a patch
-
-
-class Patches:
-    """Pictures where a model expects tokens: `batch` gives `[B, N, 192]`, the colours of the 8 x 8 px of each patch.
-
-    Raises:
-        ValueError: the frames of `video` `[S, T, H, W, 3]` are not square.
-    """
-
-    def __init__(self, video: np.ndarray):
-        if video.shape[2] != video.shape[3]:
-            raise ValueError(f"frames of {video.shape[2]} x {video.shape[3]} px; crop or pad them to squares")
-        colours = torch.from_numpy(video).flatten(0, 1).permute(0, 3, 1, 2)
-        self._pictures = torch.cat([interpolate(c, (SIZE, SIZE), mode="bicubic") for c in colours.split(64)])
-        self.std, self.mean = (v.repeat_interleave(PATCH**2) for v in torch.std_mean(colours / 255, (0, 2, 3)))
-
-    def batch(self, index: Tensor | slice) -> Tensor:
-        return pixel_unshuffle(self._pictures[index] / 255, PATCH).flatten(2).transpose(1, 2)
+SIZE, PATCH = 224, 8  # px: side of an image and of a patch
 
 
 class Convolutions(nn.Module):
@@ -190,10 +163,10 @@ class Convolutions(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, patches: Tensor) -> Tensor:
-        pictures = pixel_shuffle(patches.transpose(1, 2).unflatten(2, (SIZE // PATCH, SIZE // PATCH)), PATCH)
+        images = pixel_shuffle(patches.transpose(1, 2).unflatten(2, (SIZE // PATCH, SIZE // PATCH)), PATCH)
         line = torch.linspace(-1, 1, SIZE, device=patches.device)
-        places = torch.stack(torch.meshgrid(line, line, indexing="xy")).expand(len(pictures), -1, -1, -1)
-        return self.to_inputs(self.layers(torch.cat([pictures, places], 1)).flatten(2).transpose(1, 2))
+        places = torch.stack(torch.meshgrid(line, line, indexing="xy")).expand(len(images), -1, -1, -1)
+        return self.to_inputs(self.layers(torch.cat([images, places], 1)).flatten(2).transpose(1, 2))
 
 
 class Painter(ConvDecoder):

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 INITIALISATIONS = ("gaussian", "learned", "uniform", "xavier")
-#: A slot's frame is no wider than half the picture and no narrower than a fortieth of it.
+#: A slot's frame is no wider than half the image and no narrower than a fortieth of it.
 WIDEST, NARROWEST = 1.0, 0.05
+EPSILON = 1e-8  # added after the softmax, so that a slot that wins nothing divides by no zero
 FAR = 25.0  # squared distance, in widths of a slot, from which on being farther away changes nothing
 
 
@@ -34,7 +35,6 @@ class SlotAttention(nn.Module):
         init: "gaussian" draws every slot from one learned Gaussian, so slots are exchangeable and the index carries
             no identity; "learned" gives each slot its own learned start, so the index does. "uniform" and "xavier"
             are the original study's: a learned mean a slot and one learned spread, which start that way.
-        epsilon: added after the softmax, so that a slot that wins nothing divides by no zero.
         frames: give every slot a place and a width, measured from its attention after each iteration; the next one
             adds to the logits a learned quadratic function of the distance in that frame. After invariant slot
             attention (Biza et al. 2023, arXiv:2302.04973), whose keys and values are reduced here to the terms that
@@ -49,13 +49,12 @@ class SlotAttention(nn.Module):
         iterations: int = 3,
         hidden_dim: int = 128,
         init: str = "gaussian",
-        epsilon: float = 1e-8,
         frames: bool = False,
     ):
         super().__init__()
         if init not in INITIALISATIONS:
             raise ValueError(f"init is {init!r}; choose one of {', '.join(INITIALISATIONS)}")
-        self.num_slots, self.iterations, self.init, self.epsilon = num_slots, iterations, init, epsilon
+        self.num_slots, self.iterations, self.init = num_slots, iterations, init
         self.norm_inputs = nn.LayerNorm(input_dim)
         self.norm_slots = nn.LayerNorm(slot_dim)
         self.to_q = nn.Linear(slot_dim, slot_dim, bias=False)
@@ -121,7 +120,7 @@ class SlotAttention(nn.Module):
             if self.to_place is not None and frames is not None:
                 logits = logits + self._nearness(normed, positions, frames)
             attention = (logits / temperature).softmax(dim=1)  # over slots: they compete
-            weights = attention + self.epsilon
+            weights = attention + EPSILON
             weights = weights / weights.sum(dim=-1, keepdim=True)  # over inputs: a weighted mean
             if self.to_place is not None:
                 frames = measure_frames(weights, positions)

@@ -12,6 +12,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lib.models.slot_attention import in_frame
 
+Grid = tuple[int, int]
+Given = Tensor | None
 OCTAVES = 4
 #: Beyond so many widths a decoder in a slot's frame sees no difference.
 HORIZON = 9.0
@@ -24,7 +26,7 @@ class Decoded(NamedTuple):
     masks: Tensor  # [B, K, P], sums to one over K
 
 
-def positions_of(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+def positions_of(grid: Grid, device: torch.device | None = None) -> Tensor:
     """Column and row of every cell's centre, row-major, `[N, 2]` in -1..1: the same place at every resolution."""
     rows, columns = ((torch.arange(n, device=device) + 0.5) / n * 2 - 1 for n in grid)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -59,13 +61,7 @@ class MLPDecoder(nn.Module):
         self.layers = nn.Sequential(*hidden, nn.ReLU(), nn.Linear(hidden_dim, feature_dim + 1))
 
     def forward(
-        self,
-        slots: Tensor,
-        grid: tuple[int, int],
-        frames: Tensor | None = None,
-        positions: Tensor | None = None,
-        target: Tensor | None = None,
-        temperature: float = 1.0,
+        self, slots: Tensor, grid: Grid, temperature: float = 1.0, frames: Given = None, positions: Given = None
     ) -> Decoded:
         """Slots `[B, K, D]` to `Decoded` at all N cells of the grid, or at the `positions` `[B, P, 2]` alone."""
         places = positions_of(grid, slots.device)[None] if positions is None else positions  # [1 or B, P, 2]
@@ -99,15 +95,7 @@ class ConvDecoder(nn.Module):
             nn.Conv2d(feature_dim, feature_dim + 1, 3, padding=1),
         )
 
-    def forward(
-        self,
-        slots: Tensor,
-        grid: tuple[int, int],
-        frames: Tensor | None = None,
-        positions: Tensor | None = None,
-        target: Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> Decoded:
+    def forward(self, slots: Tensor, grid: Grid, temperature: float = 1.0) -> Decoded:
         """Slots `[B, K, D]` to `Decoded` on the whole grid; mask logits are clamped to ±10 after the temperature."""
         batch, num_slots, _ = slots.shape
         x = self.expand(slots).flatten(0, 1)[:, :, None, None].expand(-1, -1, *grid)
@@ -140,15 +128,7 @@ class TransformerDecoder(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, feature_dim))
 
-    def forward(
-        self,
-        slots: Tensor,
-        grid: tuple[int, int],
-        frames: Tensor | None = None,
-        positions: Tensor | None = None,
-        target: Tensor | None = None,
-        temperature: float = 1.0,
-    ) -> Decoded:
+    def forward(self, slots: Tensor, grid: Grid, temperature: float = 1.0, target: Given = None) -> Decoded:
         """Slots `[B, K, D]` and true tokens `[B, N, C]` (teacher forcing, at evaluation too) to `Decoded`.
 
         Raises:
@@ -166,7 +146,7 @@ class TransformerDecoder(nn.Module):
         back = walk.argsort()
         return Decoded(self.out(x)[:, back], masks[:, :, back])
 
-    def _walk(self, grid: tuple[int, int]) -> Tensor:
+    def _walk(self, grid: Grid) -> Tensor:
         cells = torch.arange(grid[0] * grid[1]).view(grid)
         if self.order == "permuted" and self.training:
             way = int(torch.randint(8, ()))
@@ -183,11 +163,8 @@ class _Block(nn.Module):
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.qkv, self.joined = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.q, self.kv, self.joined_slots = (
-            nn.Linear(width, width),
-            nn.Linear(width, 2 * width),
-            nn.Linear(width, width),
-        )
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.joined_slots = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, slots: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from lib.models.dinosaur import Dinosaur
 from lib.models.slot_attention import Grouping
+from lib.models.token_decoders import Given
 
 PREDICTORS = ("transformer", "mlp", "none")
 
@@ -19,7 +20,7 @@ PREDICTORS = ("transformer", "mlp", "none")
 ORIGINAL = {"predictor": "mlp", "output_norm": True, "iterations": (5, 5)}
 
 
-class Followed(NamedTuple):
+class Tracked(NamedTuple):
     """What the video model returns; P is N, or the number of positions that were asked for."""
 
     slots: Tensor  # [B, T, K, D], after Slot Attention has seen the frame
@@ -30,7 +31,7 @@ class Followed(NamedTuple):
 
 
 class VideoModel(nn.Module):
-    """Follow slots through T frames: Slot Attention corrects what a predictor made of the previous frame's slots.
+    """Carry slots through T frames: Slot Attention corrects what a predictor made of the previous frame's slots.
 
     Corrected slots are decoded, predicted ones are passed on. A frame sees none that come after it.
 
@@ -70,13 +71,12 @@ class VideoModel(nn.Module):
         """What the decoder is to predict for tokens `[B, T, N, C]`: the same shape, frozen."""
         return self.image_model.target(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], positions: Tensor | None = None) -> Followed:
-        """Tokens `[B, T, N, C]` on a grid of N cells to `Followed`, decoded at `positions [B, T, P, 2]` or everywhere.
+    def forward(self, tokens: Tensor, positions: Given = None) -> Tracked:
+        """Tokens `[B, T, N, C]` to `Tracked`, decoded at `positions [B, T, P, 2]` or everywhere.
 
         Initial slots come from torch's global generator where the image model draws them.
         """
-        batch = tokens.shape[:2]
-        flat = tokens.flatten(0, 1)
+        batch, flat = tokens.shape[:2], tokens.flatten(0, 1)
         inputs = self.image_model.encode(flat).unflatten(0, batch)
         steps: list[Grouping] = []
         for t in range(batch[1]):
@@ -86,16 +86,9 @@ class VideoModel(nn.Module):
                 slots, places = self._predict(steps[-1])
                 steps.append(self.image_model.group(inputs[:, t], slots, self.iterations[1], places))
         slots, attention, places = (None if x[0] is None else torch.stack(x, 1) for x in zip(*steps, strict=True))
-        found = self.image_model.decode(
-            slots.flatten(0, 1),
-            grid,
-            None if places is None else places.flatten(0, 1),
-            None if positions is None else positions.flatten(0, 1),
-            self.image_model.target(flat),
-        )
-        return Followed(
-            slots, attention, found.masks.unflatten(0, batch), found.reconstruction.unflatten(0, batch), places
-        )
+        given = (None if x is None else x.flatten(0, 1) for x in (places, positions))
+        reconstruction, masks = self.image_model.decode(slots.flatten(0, 1), flat, *given)
+        return Tracked(slots, attention, masks.unflatten(0, batch), reconstruction.unflatten(0, batch), places)
 
     def _predict(self, step: Grouping) -> tuple[Tensor, Tensor | None]:
         """What the next frame starts from: slots `[B, K, D]` and, unchanged, their places."""

@@ -10,25 +10,27 @@ from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, normalize, one_hot
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize, pixel_unshuffle
 from torchvision.transforms.v2 import functional as F
 
-from lib import ROOT
+from lib import ROOT, plots
 from lib.data.movi import MoviDataset, Scene
 from lib.features import Features, Split
-from lib.metrics import controls, objects
-from lib.metrics.boundaries import boundary
+from lib.metrics import objects
 from lib.models import backbones
 from lib.models.dinosaur import Dinosaur, on_image
-from lib.models.pixel_autoencoder import PATCH, SIZE, Convolutions, Painter, Patches, linear_temperature
-from lib.studies.objects import experiment as objects_experiment
-from lib.studies.pixels import jitter
-from lib.training import Fitted, Recipe, Run, State, fit, indices, load_or_train
+from lib.models.pixel_autoencoder import PATCH, SIZE, Convolutions, Painter
+from lib.studies.objects import experiment
+from lib.studies.objects.final import control_masks
+from lib.studies.pixels import jitter, linear_temperature
+from lib.training import Fitted, Recipe, Run, State, indices, load_or_train
 
-#: What is done to a picture, uint8 `[3, H, W]`; "jitter" is the original's, and draws.
+#: What is done to an image, uint8 `[3, H, W]`; "jitter" is the original's, and draws.
 TRANSFORMS = {
     "identity": lambda x: x,
     "jitter": lambda x: jitter(1.0)(x),
@@ -37,6 +39,8 @@ TRANSFORMS = {
 }
 SLOTS, GRID = 5, SIZE // PATCH  # of the controls and of every model; tokens a side
 SHOWN = 0  # the held-out scene whose masks are kept in every row
+#: Of the measures that are not a share.
+UNITS = {"boundary_sharpness": " (1/px of 224)", "boundary_contrast": " (ratio)"}
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,14 @@ class Config:
 
     Args:
         channels: of the `Convolutions` that read pixels; 0: frozen tokens are read, and reconstructed.
-        rules: see `objects_experiment.Rules`; its `coarse` is not used here.
+        rules: of the training; its `coarse` is not used here.
         kind: whose masks count, Slot Attention's ("attention") or the "decoder"'s.
         lr: Adam's peak learning rate.
         cooled: lower the temperature of attention and decoder masks from 1.0 to 0.01 in training, as the original did.
     """
 
     channels: int
-    rules: objects_experiment.Rules
+    rules: experiment.ImageConfig
     kind: str = "attention"
     lr: float = 1e-3
     cooled: bool = False
@@ -69,10 +73,28 @@ class Varied(MoviDataset):
         scene = super().__getitem__(i)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(i)
-            pictures = torch.from_numpy(scene.video).permute(0, 3, 1, 2)
-            video = torch.stack([TRANSFORMS[k](p) for p in pictures for k in self.kinds])
+            images = torch.from_numpy(scene.video).permute(0, 3, 1, 2)
+            video = torch.stack([TRANSFORMS[k](image) for image in images for k in self.kinds])
         masks = np.stack([m[:, ::-1] if k == "flip" else m for m in scene.masks for k in self.kinds])
         return replace(scene, video=video.permute(0, 2, 3, 1).numpy(), masks=masks)
+
+
+class Patches:
+    """Images where a model expects tokens: `batch` gives `[B, N, 192]`, the colours of the 8 x 8 px of each patch.
+
+    Raises:
+        ValueError: the frames of `video` `[S, T, H, W, 3]` are not square.
+    """
+
+    def __init__(self, video: np.ndarray):
+        if video.shape[2] != video.shape[3]:
+            raise ValueError(f"frames of {video.shape[2]} x {video.shape[3]} px; crop or pad them to squares")
+        colours = torch.from_numpy(video).flatten(0, 1).permute(0, 3, 1, 2)
+        self._images = torch.cat([interpolate(c, (SIZE, SIZE), mode="bicubic") for c in colours.split(64)])
+        self.std, self.mean = (v.repeat_interleave(PATCH**2) for v in torch.std_mean(colours / 255, (0, 2, 3)))
+
+    def batch(self, index: Tensor | slice) -> Tensor:
+        return pixel_unshuffle(self._images[index] / 255, PATCH).flatten(2).transpose(1, 2)
 
 
 def build(config: Config, dim: int) -> Dinosaur:
@@ -90,11 +112,11 @@ def build(config: Config, dim: int) -> Dinosaur:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The trials of ex_comparison, for `sweeps.run`: what all of them share.
+class ComparisonStudy:
+    """What all trainings of ex_comparison share, and what is measured of them, for `sweeps.rows`.
 
     Args:
-        backbone, strides, root: see `features.split`; pictures are brought to 224 px and tokens to 28 x 28.
+        backbone, strides: see `backbones.load`; root: of MOVi-A. Images are brought to 224 px, tokens to 28 x 28.
         train_every: every so many frames of a training video is trained on, as it is and with its colours jittered.
         batch, precision, device: see `training`.
         held_out: the split that is measured: frame 0 of every scene, in all `TRANSFORMS`.
@@ -131,7 +153,7 @@ class Comparison:
         return Patches(self.train.video), Patches(self.test.video)
 
     def seen(self, config: Config) -> tuple[Features, Features] | tuple[Patches, Patches]:
-        """What a configuration reads, of training and of held-out pictures."""
+        """What a configuration reads, of training and of held-out images."""
         return self._patches if config.channels else (self.train.features, self.test.features)
 
     def run(self, name: str, config: Config, seed: int, steps: int) -> Run:
@@ -148,16 +170,15 @@ class Comparison:
 
     def _fit(self, config: Config, recipe: Recipe, model: Dinosaur, state: State | None = None) -> Fitted:
         data = self.seen(config)[0]
-        model.mean.copy_(data.mean)
-        model.std.copy_(data.std)
 
-        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        def batch(step: int) -> Tensor:
             if config.cooled:
                 model.attention_temperature = model.mask_temperature = linear_temperature(step, recipe.steps)
-            batch = data.batch(indices(recipe, step, self.train.count)).to(model.mean.device)
-            return objects_experiment.objective(net, batch, config.rules)
+            return data.batch(indices(recipe, step, self.train.count))
 
-        return fit(model, loss, recipe, state=state, device=self.device, label="ex_comparison")
+        return experiment.fitted(
+            model, state, batch, data, config.rules, recipe, device=self.device, label="ex_comparison"
+        )
 
     def costs(self, configs: dict[str, Config], steps: int, device: str) -> dict[str, float]:
         """What a training step costs on a `device`, in units of the cheapest: core seconds, or seconds of a GPU."""
@@ -179,7 +200,7 @@ class Comparison:
         shared = {f"{k}_shared": v for k, v in stability(self.masks(config, model, shared=True)[0]).items()}
         kept = {"winners": ["".join(map(str, m.argmax(0).tolist())) for m in masks[SHOWN]]}  # a digit a place: small
         row = score(masks, self.test) | stability(masks) | shared
-        return row | {"slot_diversity": float(objects_experiment.cosine(slots).mean())} | kept
+        return row | {"slot_diversity": float(experiment.cosine(slots).mean())} | kept
 
     @torch.no_grad()
     def masks(self, config: Config, model: Dinosaur, shared: bool = False) -> tuple[Tensor, Tensor]:
@@ -197,17 +218,9 @@ class Comparison:
 
     def control(self, name: str, seed: int) -> dict:
         """What knows nothing of objects, or everything (`oracle_grid`), on the same grid with as many segments."""
-        (pictures, truth), tokens = self.test.images(), self.test.features
-        how = {
-            "blocks": lambda: controls.blocks(len(truth), GRID, 2),
-            "kmeans_rgb": lambda: controls.kmeans_rgb(adaptive_avg_pool2d(pictures, GRID), SLOTS, seed),
-            "kmeans_tokens": lambda: controls.kmeans_rgb(
-                ((tokens.batch(slice(None)) - tokens.mean) / tokens.std).mT.unflatten(2, tokens.grid), SLOTS, seed
-            ),
-            "oracle_grid": lambda: adaptive_avg_pool2d(one_hot(truth).movedim(-1, 1).float(), GRID),
-        }
-        masks = aligned(how[name]().flatten(2).unflatten(0, (-1, len(TRANSFORMS))))
-        # Ids absent from a picture have empty masks, which resemble nothing, not even themselves.
+        masks = control_masks(name, self.test, seed, side=2, clusters=SLOTS, grid=GRID)
+        masks = aligned(masks.flatten(2).unflatten(0, (-1, len(TRANSFORMS))))
+        # Ids absent from an image have empty masks, which resemble nothing, not even themselves.
         return score(masks, self.test) | ({} if name == "oracle_grid" else stability(masks))
 
 
@@ -220,12 +233,33 @@ def aligned(masks: Tensor) -> Tensor:
 
 
 def score(masks: Tensor, data: Split) -> dict[str, float]:
-    """Measures of masks `[n, V, K, N]` of the pictures as they are; see `boundary` for the last two."""
+    """Measures of masks `[n, V, K, N]` of the images as they are; see `boundary` for the last two."""
     truth = data.images()[1][:: len(TRANSFORMS)]
-    row = objects_experiment.scores(on_image(masks[:, 0], tuple(truth.shape[-2:])), truth)
+    row = experiment.scores(on_image(masks[:, 0], tuple(truth.shape[-2:])), truth)
     edges = [boundary(*pair) for pair in zip(truth, on_image(masks[:, 0], (SIZE, SIZE)), strict=True)]
     at, elsewhere = np.nanmean(edges, 0).tolist()
     return row | {"boundary_sharpness": at, "boundary_contrast": at / max(elsewhere, 1e-6)}
+
+
+def boundary(truth: Tensor, masks: Tensor, width: float = 3.0) -> tuple[float, float]:
+    """How fast masks change, a pixel: within `width` px of an object's end and elsewhere; NaN where there is none.
+
+    The change is half the sum over slots of the length of the gradient: where one slot hands over to another within w
+    pixels it is 1 / w, and hard masks give 1/2 (a difference over two pixels).
+
+    Args:
+        truth: ids, brought to the size of the masks by nearest neighbour; masks: `[K, H, W]`.
+    """
+    masks, ids = objects.finite("masks", masks), objects.ids_of("ground truth", truth).astype(np.float32)
+    ids = interpolate(torch.from_numpy(ids)[None, None], masks.shape[-2:], mode="nearest")[0, 0].numpy()
+    edge = np.zeros(ids.shape, bool)
+    edge[1:] |= ids[1:] != ids[:-1]
+    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    near = distance_transform_edt(~edge) <= width
+    if near.all() or not edge.any():
+        return float("nan"), float("nan")
+    change = torch.stack(torch.gradient(masks.double(), dim=(1, 2))).square().sum(0).sqrt().sum(0).numpy() / 2
+    return float(change[near].mean()), float(change[~near].mean())
 
 
 def stability(masks: Tensor) -> dict[str, float]:
@@ -238,3 +272,28 @@ def stability(masks: Tensor) -> dict[str, float]:
     matched, indexed = (np.mean([objects.pairwise_stability(m, how) for m in masks]).item() for how in (True, False))
     shuffled = torch.stack(pairs).mean().item()
     return {"mask_stability": matched, "mask_stability_indexed": indexed, "expected_if_shuffled": shuffled}
+
+
+def budgets(summary: dict[str, dict], names: list[str], keys: list[str]) -> plt.Figure:
+    """Measures of configurations, mean and sd, a panel of two rows of four each; for `X_seconds` also `X_steps`.
+
+    Args:
+        summary: of `results.summarise`.
+        names: configurations, top to bottom; those that are no `X_seconds` were not trained, and are squares.
+    """
+    figure, axes = plt.subplots(2, 4, figsize=(11, 5.4), sharey=True, layout="constrained")
+    trained = [name.endswith("_seconds") for name in names]
+    for axis, key in zip(axes.flat, keys, strict=True):
+        for budget, colour, shift in (("seconds", plots.SLOTS[0], 0.12), ("steps", plots.SLOTS[3], -0.12)):
+            for y, name in enumerate(names):
+                value = summary.get(name.replace("_seconds", f"_{budget}"), {}).get(key)
+                if value and value["n"] and (budget == "seconds" or trained[y]):
+                    style = {"marker": "o" if trained[y] else "s", "color": colour, "ms": 5, "capsize": 2}
+                    axis.errorbar(value["mean"], -y - shift, xerr=np.nan_to_num(value["sd"]), **style)
+        axis.set_title(key + UNITS.get(key, ""), fontsize=8.5)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_yticks(-np.arange(len(names)), [n.removesuffix("_seconds") for n in names], fontsize=8)
+    for colour, label in ((plots.SLOTS[0], "same seconds, or not trained"), (plots.SLOTS[3], "same steps")):
+        axes[1, 3].plot([], [], "o", color=colour, label=label)
+    figure.legend(*axes[1, 3].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
+    return figure

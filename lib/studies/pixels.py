@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from lib.data.shapes import Shapes
 from lib.metrics import objects
-from lib.models.pixel_autoencoder import Autoencoder, linear_temperature
+from lib.models.pixel_autoencoder import Autoencoder
 from lib.training import Fitted, Recipe, Run, State, fit, indices, load_or_train
 
 OF_OBJECTS = ("fg_ari", "ari", "mbo")  # measures that need the ground truth
@@ -46,6 +46,14 @@ def jitter(strength: float) -> v2.Transform:
     """Colour jitter of the original study at strength 1 (ex_slot4); draws from torch's generator."""
     s = 0.8 * strength
     return v2.ColorJitter(s, s, s, 0.5 * strength)
+
+
+def linear_temperature(step: int, steps: int, start: float = 1.0, end: float = 0.01) -> float:
+    """The temperature at `step` of `steps`: linear from `start` at the first to `end` at the last.
+
+    Introduced in notebooks/ex_slot1.ipynb; `start == end` gives a constant.
+    """
+    return start + (end - start) * min(step / max(steps - 1, 1), 1.0)
 
 
 def network(config: Config, size: int) -> Autoencoder:

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import adjusted_rand_score, jaccard_score
 
 from lib.masks import guided, harden, merge
-from lib.metrics import boundaries, controls, objects, tracking
+from lib.metrics import controls, objects, tracking
+from lib.studies import comparison
 from lib.studies.backbones import materials, reflections
 from lib.studies.objects import tables
 
@@ -113,10 +114,10 @@ def test_mask_similarity_from_none_to_collapse():
     assert math.isnan(objects.mask_similarity(torch.ones(1, 4, 4)))
 
 
-def test_slot_diversity_reaches_its_minimum():
+def test_the_cosine_of_slots_reaches_its_minimum():
     simplex = torch.eye(4) - 1 / 4  # K vectors cannot be further apart than -1/(K-1)
-    assert objects.slot_diversity(simplex) == pytest.approx(-1 / 3)
-    assert objects.slot_diversity(torch.ones(4, 7)) == pytest.approx(1)
+    assert objects.mean_pairwise_cosine(simplex) == pytest.approx(-1 / 3)
+    assert objects.mean_pairwise_cosine(torch.ones(4, 7)) == pytest.approx(1)
 
 
 def test_entropy_and_active_slots():
@@ -180,31 +181,20 @@ def test_wrong_shapes_are_errors():
         objects.mask_stability(torch.ones(2, 4, 4), torch.ones(3, 4, 4))
 
 
-def test_bleeding_is_the_share_of_a_mask_outside_its_object():
-    truth = torch.tensor([[1, 1, 0, 0], [2, 0, 0, 0]])
-    exact = torch.stack([(truth == i).float() for i in range(3)])
-    assert objects.bleeding(truth, exact) == {1: 0.0, 2: 0.0}
-    wide = exact.clone()
-    wide[1, 0, 2], wide[0, 0, 2] = 0.5, 0.5  # half a pixel of background goes to object 1's two
-    found = objects.bleeding(truth, wide)
-    assert found == {1: pytest.approx(0.2), 2: 0}
-    uniform = torch.full((3, 2, 4), 1 / 3)
-    assert objects.bleeding(truth, uniform)[2] == pytest.approx(7 / 8)
-
-
 SOFT = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).softmax(1)
 IDS = np.random.default_rng(0).integers(0, 4, (2, 16, 16))
+NAMES = "masks|slots|vectors|first|second|predicted|images|pictures"
 ON_MASKS = {
     "evaluate": lambda ids, masks: objects.evaluate(ids, masks),
     "evaluate, video": lambda ids, masks: objects.evaluate(ids[None], masks[None]),
     "mask_similarity": lambda ids, masks: objects.mask_similarity(masks[0]),
-    "slot_diversity": lambda ids, masks: objects.slot_diversity(masks[0, :, 0]),
+    "mean_pairwise_cosine": lambda ids, masks: objects.mean_pairwise_cosine(masks[0, :, 0]),
     "mask_entropy": lambda ids, masks: objects.mask_entropy(masks[0]),
     "active_slots": lambda ids, masks: objects.active_slots(masks[0]),
     "mask_stability": lambda ids, masks: objects.mask_stability(masks[1], masks[0]),
     "pairwise_stability": lambda ids, masks: objects.pairwise_stability(masks),
-    "bleeding": lambda ids, masks: objects.bleeding(ids[0], masks[0]),
-    "boundary": lambda ids, masks: boundaries.boundary(ids[0], masks[0]),
+    "bleeding": lambda ids, masks: tables.bleeding(ids[0], masks[0]),
+    "boundary": lambda ids, masks: comparison.boundary(ids[0], masks[0]),
     "runs": tracking.runs,
     "identity_switches": tracking.identity_switches,
     "keep_length": tracking.keep_length,
@@ -226,7 +216,7 @@ def test_what_is_not_finite_is_refused_by_its_name(measure, bad):
     """An argmax of NaN is slot 0 everywhere, which is perfect on one object: FG-ARI 1.0 of a model that diverged."""
     spoilt = SOFT.clone()
     spoilt[0, 1, 0, 0] = bad
-    with pytest.raises(ValueError, match="^(masks|slots|first|second|predicted|pictures): 1 of .* not finite"):
+    with pytest.raises(ValueError, match=f"^({NAMES}): 1 of .* not finite"):
         ON_MASKS[measure](IDS, spoilt)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib.models.pixel_autoencoder import Autoencoder, SpatialBroadcastDecoder, linear_temperature
+from lib.models.pixel_autoencoder import Autoencoder, SpatialBroadcastDecoder
 
 
 @pytest.mark.parametrize(("size", "stride"), [(32, 1), (64, 2), (56, 4)])
@@ -12,10 +12,10 @@ def test_shapes_and_mixing(size, stride):
     images = torch.rand(2, 3, size, size)
     out = Autoencoder(size, num_slots=4, stride=stride)(images)
     assert out.reconstruction.shape == images.shape
-    assert out.masks.shape == (2, 4, size, size) and out.pictures.shape == (2, 4, 3, size, size)
+    assert out.masks.shape == (2, 4, size, size) and out.images.shape == (2, 4, 3, size, size)
     assert out.attention.shape == (2, 4, size // stride, size // stride) and out.slots.shape == (2, 4, 32)
     torch.testing.assert_close(out.masks.sum(1), torch.ones(2, size, size))
-    torch.testing.assert_close((out.masks[:, :, None] * out.pictures).sum(1), out.reconstruction)
+    torch.testing.assert_close((out.masks[:, :, None] * out.images).sum(1), out.reconstruction)
 
 
 def test_permuting_the_initial_slots_permutes_the_masks():
@@ -41,15 +41,6 @@ def test_every_parameter_learns():
     images = torch.rand(2, 3, 32, 32)
     (model(images).reconstruction - images).pow(2).mean().backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-
-
-def test_the_schedule_runs_from_one_to_a_hundredth():
-    assert linear_temperature(0, 100) == 1.0
-    assert linear_temperature(99, 100) == pytest.approx(0.01)
-    assert linear_temperature(500, 100) == pytest.approx(0.01), "past the end it stays"
-    values = [linear_temperature(s, 100) for s in range(100)]
-    assert values == sorted(values, reverse=True)
-    assert linear_temperature(7, 100, 0.5, 0.5) == 0.5
 
 
 def test_a_size_that_doubling_does_not_reach_is_an_error():

@@ -34,8 +34,8 @@ class Counting(nn.Module):
         slots = slots + iterations + 1000 * inputs.mean((1, 2))[:, None, None]
         return Grouping(slots, torch.full((len(inputs), K, inputs.shape[1]), 1 / K))
 
-    def decode(self, slots, grid, frames=None, positions=None, target=None):
-        cells = grid[0] * grid[1] if positions is None else positions.shape[1]
+    def decode(self, slots, tokens, frames=None, positions=None):
+        cells = tokens.shape[1] if positions is None else positions.shape[1]
         masks = slots.mean(-1, keepdim=True).softmax(1).expand(-1, -1, cells)
         return Decoded(slots.mean((1, 2))[:, None, None].expand(-1, cells, C), masks)
 
@@ -50,7 +50,7 @@ def video_model(frames=True, decoder="mlp", **options):
 
 def follow(model, tokens, **options):
     torch.manual_seed(1)  # of the initial slots
-    return model(tokens, GRID, **options)
+    return model(tokens, **options)
 
 
 @pytest.mark.parametrize("frames", [True, False])
@@ -76,9 +76,9 @@ def test_shapes_and_masks_that_sum_to_one(predictor):
 
 def test_later_frames_start_from_the_frame_before_with_fewer_iterations():
     still = torch.zeros(1, T, N, C)
-    slots = VideoModel(Counting(), "none", iterations=(3, 2))(still, GRID).slots
+    slots = VideoModel(Counting(), "none", iterations=(3, 2))(still).slots
     assert slots[0, :, 0, 0].tolist() == [3, 5, 7, 9], "three rounds, then two more a frame"
-    slots = VideoModel(Counting(), "none", iterations=(3, 2), refresh=2)(still, GRID).slots
+    slots = VideoModel(Counting(), "none", iterations=(3, 2), refresh=2)(still).slots
     assert slots[0, :, 0, 0].tolist() == [3, 5, 3, 5], "drawn anew at frame 2"
 
 
@@ -86,7 +86,7 @@ def test_the_corrected_slots_are_decoded_and_the_predicted_ones_passed_on():
     model = VideoModel(Counting(), "mlp")
     nn.init.zeros_(model.predictor.layers[-1].weight)
     nn.init.constant_(model.predictor.layers[-1].bias, 100.0)
-    found = model(torch.zeros(1, 2, N, C), GRID)
+    found = model(torch.zeros(1, 2, N, C))
     assert found.slots[0, :, 0, 0].tolist() == [3, 105] and found.reconstruction[0, :, 0, 0].tolist() == [3, 105]
 
 
@@ -135,9 +135,9 @@ def test_slots_are_exchangeable_through_time(predictor):
     order = torch.tensor([2, 0, 1])
     slots = torch.randn(B, K, D, generator=torch.Generator().manual_seed(2))
     model.image_model.attention.initial_slots = lambda batch: slots
-    first = model(TOKENS, GRID)
+    first = model(TOKENS)
     model.image_model.attention.initial_slots = lambda batch: slots[:, order]
-    second = model(TOKENS, GRID)
+    second = model(TOKENS)
     torch.testing.assert_close(first.slots[:, :, order], second.slots, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(first.reconstruction, second.reconstruction, atol=1e-5, rtol=1e-4)
 
@@ -187,7 +187,7 @@ def test_gradients_through_time(double, predictor):
 
     def values(tokens):
         torch.manual_seed(1)
-        found = model(tokens, (2, 2))
+        found = model(tokens)
         return found.slots, found.masks, found.reconstruction, slot_contrast(found.slots)
 
     assert torch.autograd.gradcheck(values, (tokens,), fast_mode=True)

@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 
 from lib import ROOT
 from lib.features import Features
-from lib.metrics.boundaries import boundary
 from lib.models.dinosaur import ORIGINAL
-from lib.models.pixel_autoencoder import PATCH, SIZE, Patches
+from lib.models.pixel_autoencoder import PATCH, SIZE
 from lib.studies import comparison
-from lib.studies.comparison import GRID, TRANSFORMS, Comparison, Config, Varied
-from lib.studies.objects.experiment import Rules
+from lib.studies.comparison import GRID, TRANSFORMS, ComparisonStudy, Config, Patches, Varied, boundary
+from lib.studies.objects.experiment import ImageConfig
 
 KINDS = tuple(TRANSFORMS)
-OURS = Rules({"num_slots": 5}, coarse=0.0)
-THEIRS = Rules(ORIGINAL | {"position": True, "mask_temperature": 1.0}, area=0.0, coarse=0.0, sample=0)
+OURS = ImageConfig({"num_slots": 5}, coarse=0.0)
+THEIRS = ImageConfig(ORIGINAL | {"position": True, "mask_temperature": 1.0}, area=0.0, coarse=0.0, sample=0)
 CONFIGS = {
     "pixels": Config(32, OURS),
     "features": Config(0, OURS),
@@ -77,6 +76,8 @@ def test_patches_are_the_pictures_and_know_their_colours():
     torch.testing.assert_close(red, torch.full_like(red, 0.2))
     torch.testing.assert_close(blue, torch.full_like(blue, 0.5))
     torch.testing.assert_close(patches.std.view(3, -1)[2].mean(), torch.tensor(0.5), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="frames of 32 x 64 px"):
+        Patches(np.zeros((1, 2, 32, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -140,7 +141,7 @@ def test_a_picture_of_nothing_has_no_boundary():
 
 
 @pytest.fixture
-def trials():
+def study():
     """Two scenes whose four versions are one and the same token grid."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.rand(2, 1, GRID**2, 4, generator=generator).expand(-1, len(KINDS), -1, -1).numpy().astype(np.float16)
@@ -151,26 +152,26 @@ def trials():
     data = SimpleNamespace(
         features=features, dim=4, about={"grid": GRID}, count=8, fingerprint="f", images=lambda: (None, truth)
     )
-    found = Comparison(batch=2, precision="32-true", device="cpu")
+    found = ComparisonStudy(batch=2, precision="32-true", device="cpu")
     vars(found).update(train=data, test=data)
     return found
 
 
-def test_one_noise_for_all_versions_makes_the_index_mean_something(trials):
+def test_one_noise_for_all_versions_makes_the_index_mean_something(study):
     """The model's inputs add a place, so the flipped version differs; all others are equal."""
     features = CONFIGS["features"]
-    model = trials.run("features", features, 0, 0).model
+    model = study.run("features", features, 0, 0).model
     alike = [i for i, kind in enumerate(KINDS) if kind != "flip"]
-    own, shared = (trials.masks(features, model, shared=s)[0][:, alike] for s in (False, True))
+    own, shared = (study.masks(features, model, shared=s)[0][:, alike] for s in (False, True))
     assert comparison.stability(shared)["mask_stability_indexed"] == pytest.approx(1, abs=1e-5)
     assert comparison.stability(own)["mask_stability_indexed"] < 0.999
 
 
-def test_a_trained_model_is_loaded_again_and_measured(trials, tmp_path, monkeypatch):
+def test_a_trained_model_is_loaded_again_and_measured(study, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
-    row = trials.measure("features", CONFIGS["features"], 0, 1)
+    row = study.measure("features", CONFIGS["features"], 0, 1)
     written = next((tmp_path / "checkpoints").glob("*.safetensors"))
     before = written.stat().st_mtime_ns
-    assert trials.measure("features", CONFIGS["features"], 0, 1) == row and written.stat().st_mtime_ns == before
+    assert study.measure("features", CONFIGS["features"], 0, 1) == row and written.stat().st_mtime_ns == before
     assert len(row["winners"]) == len(KINDS) and {len(w) for w in row["winners"]} == {GRID**2}
     assert {"fg_ari", "mask_stability", "mask_stability_indexed_shared", "boundary_contrast"} < row.keys()

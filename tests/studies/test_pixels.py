@@ -70,3 +70,12 @@ def test_shapes_are_drawn_and_trained_on_once(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "" and again.history == first.history and "tensors" not in vars(undrawn)
     pixels.train("p", SHAPES, Config(jitter=0.5), RECIPE, **known)
     assert "trains 2 steps" in capsys.readouterr().out
+
+
+def test_the_schedule_runs_from_one_to_a_hundredth():
+    assert pixels.linear_temperature(0, 100) == 1.0
+    assert pixels.linear_temperature(99, 100) == pytest.approx(0.01)
+    assert pixels.linear_temperature(500, 100) == pytest.approx(0.01), "past the end it stays"
+    values = [pixels.linear_temperature(s, 100) for s in range(100)]
+    assert values == sorted(values, reverse=True)
+    assert pixels.linear_temperature(7, 100, 0.5, 0.5) == 0.5

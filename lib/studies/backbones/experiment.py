@@ -26,7 +26,7 @@ from lib.studies.backbones import materials, probes, reflections
 from lib.studies.backbones.faults import Across
 from lib.studies.backbones.tables import pack
 from lib.studies.objects import experiment as objects_experiment
-from lib.studies.objects.final import Trials, control_masks
+from lib.studies.objects.final import ObjectStudy, control_masks
 from lib.training import Recipe, Run
 
 GRID = 16  # tokens a side
@@ -73,8 +73,8 @@ def network(backbone: str) -> Backbone:
 
 
 @lru_cache
-def scenes(trials: Trials, backbone: str, name: str, every: int = 0) -> Split:
-    """A split with the tokens of a backbone, every so many frames of a video; as `Trials.scenes` if 0."""
+def scenes(trials: ObjectStudy, backbone: str, name: str, every: int = 0) -> Split:
+    """A split with the tokens of a backbone, every so many frames of a video; as `ObjectStudy.scenes` if 0."""
     step = every or (2 if name == "train" else trials.every)
     data = MoviDataset(trials.root, name, fields=("video", "segmentations"), frames=slice(None, None, step))
     return Split(data, network(backbone), SOURCES[backbone.partition(", ")[0]][1], GRID)
@@ -86,7 +86,7 @@ def tokens(backbone: str, images: Tensor) -> Tensor:
     return features.tokens_of(network(backbone), images, SOURCES[backbone.partition(", ")[0]][1], GRID)
 
 
-def costs(names: list[str], images: Tensor, rules: objects_experiment.Rules) -> dict[str, dict[str, float]]:
+def costs(names: list[str], images: Tensor, rules: objects_experiment.ImageConfig) -> dict[str, dict[str, float]]:
     """Seconds for the tokens of images and for a training step on them, as shares of the first name's in this run.
 
     And `backbone_parameters`, millions that are frozen.
@@ -110,11 +110,11 @@ class Study:
     """Trainings and what is measured of them, for `sweeps.rows`.
 
     Args:
-        recipes: by name, `rules` (arguments of `objects_experiment.Rules`), `warmup` (one part in so many of the
+        recipes: by name, `rules` (arguments of `objects_experiment.ImageConfig`), `warmup` (one part in so many of the
             steps), `masks` that count ("attention" or "decoder") and, where it is not `Dinosaur`, the `network`.
     """
 
-    trials: Trials
+    trials: ObjectStudy
     recipes: dict[str, dict[str, Any]]
 
     def data(self, backbone: str = "pixels", **_: Any) -> str:
@@ -136,7 +136,7 @@ class Study:
         return objects_experiment.train(
             "backbone_comparison-" + "-".join(w.replace(", ", "-").replace(" ", "_") for w in words),
             scenes(self.trials, backbone, "train"),
-            objects_experiment.Rules(**setting["rules"] | {"model": model}),
+            objects_experiment.ImageConfig(**setting["rules"] | {"model": model}),
             how,
             held_out=scenes(self.trials, backbone, self.trials.splits[1]),
             watch_every=max(steps // 12, 1) if steps >= 500 else steps,

@@ -26,29 +26,34 @@ KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What distinguishes one configuration from another; the defaults are the workbook's own model.
+class TrainConfig:
+    """What distinguishes one training from another; the defaults are the workbook's own model.
 
     Args:
         model: arguments of `Dinosaur`, where they differ from its defaults.
         area: weight of the sum over slots of the square root of their mask's share of the image: one large
             background is cheaper than many parts. Above 0.03 it merges everything before slots have parted.
         diversity: weight of the mean cosine between slot vectors, the original's loss against collapse.
-        coarse: share of the steps on tokens averaged 2 x 2, before the full grid.
-        sample: so many random positions are decoded a step, where the decoder allows it; 0 means all.
+        sample: so many random positions of an image are decoded a step, where the decoder allows it; 0 means all.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     area: float = 0.01
     diversity: float = 0.0
-    coarse: float = 0.6
     sample: int = 128
+
+
+@dataclass(frozen=True)
+class ImageConfig(TrainConfig):
+    """A training on images; `coarse` is the share of its steps on tokens averaged 2 x 2, before the full grid."""
+
+    coarse: float = 0.6
 
 
 def train(
     name: str,
     data: Split,
-    rules: Rules,
+    config: ImageConfig,
     recipe: Recipe,
     *,
     held_out: Split | None = None,
@@ -61,57 +66,73 @@ def train(
     `network` stands in for `Dinosaur` and takes its arguments; it may be a `partial` of a class.
     """
     made = {"network": getattr(network, "func", network).__name__} | getattr(network, "keywords", {})
-    config = {"rules": asdict(rules), "network": made, "tokens": data.about, "images": data.count}
-    config["watched"] = None if held_out is None else {"data": held_out.fingerprint, "every": watch_every}
+    watched = None if held_out is None else {"data": held_out.fingerprint, "every": watch_every}
 
-    def build() -> nn.Module:
-        return network(data.dim, **rules.model)
+    def batch(step: int) -> Tensor:
+        tokens = data.features.batch(indices(recipe, step, data.count))
+        return pool(tokens, data.features.grid[0] // 2) if step < config.coarse * recipe.steps else tokens
+
+    def watch(net: nn.Module, step: int) -> dict[str, float | Tensor]:
+        seen = measure(net, held_out, images=np.arange(32))
+        return {k: float(np.nanmean(v)) for k, v in seen.items() if k in KEYS}
 
     def fit_it(model: nn.Module, state: State) -> Fitted:
-        tokens = data.features
-        _ = held_out and held_out.features  # computed here, not in the time of the training
-        model.mean.copy_(tokens.mean)
-        model.std.copy_(tokens.std)
+        how = {"watch": watch, "watch_every": watch_every} if held_out and held_out.features else {}  # computed here
+        return fitted(model, state, batch, data.features, config, recipe, device=device, label=name, **how)
 
-        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
-            where = next(net.parameters()).device
-            batch = tokens.batch(indices(recipe, step, data.count)).to(where)
-            if step < rules.coarse * recipe.steps:
-                batch = pool(batch, tokens.grid[0] // 2)
-            return objective(net, batch, rules)
-
-        def watch(net: nn.Module, step: int) -> dict[str, float | Tensor]:
-            seen = measure(net, held_out, images=np.arange(32))
-            return {k: float(np.nanmean(v)) for k, v in seen.items() if k in KEYS}
-
-        watched = None if held_out is None else watch
-        return fit(model, loss, recipe, state=state, device=device, watch=watched, watch_every=watch_every, label=name)
-
-    return load_or_train(name, build, fit_it, recipe, config, data.fingerprint)
+    about = {"rules": asdict(config), "network": made, "tokens": data.about, "images": data.count, "watched": watched}
+    return load_or_train(name, lambda: network(data.dim, **config.model), fit_it, recipe, about, data.fingerprint)
 
 
-def objective(net: nn.Module, tokens: Tensor, rules: Any) -> tuple[Tensor, dict[str, float]]:
+def fitted(
+    model: nn.Module,
+    state: State | None,
+    batch: Callable[[int], Tensor],
+    normalised: Any,
+    config: TrainConfig,
+    recipe: Recipe,
+    **how: Any,
+) -> Fitted:
+    """Train a model of tokens in place; the one training of images, clips and pixels.
+
+    Args:
+        batch: the tokens of a step, `[B, N, C]`, or clips of them, `[B, T, N, C]`.
+        normalised: has the `mean` and `std` of the tokens, which the model keeps; None: it has them already.
+        how: see `training.fit`.
+    """
+    image_model = getattr(model, "image_model", model)
+    if normalised is not None:
+        image_model.mean.copy_(normalised.mean)
+        image_model.std.copy_(normalised.std)
+
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        return objective(net, batch(step).to(image_model.mean.device), config)
+
+    return fit(model, loss, recipe, state=state, **how)
+
+
+def objective(net: nn.Module, tokens: Tensor, config: TrainConfig) -> tuple[Tensor, dict[str, float]]:
     """The loss of tokens `[B, N, C]`, or of clips of them `[B, T, N, C]`, and what to log.
 
     The positions to decode come from torch's generator.
     """
     target, positions, count = net.target(tokens), None, tokens.shape[-2]
     side = int(count**0.5)
-    if 0 < rules.sample < count:
-        chosen = torch.rand(tokens.shape[:-1], device=tokens.device).argsort(-1)[..., : rules.sample]
+    if 0 < config.sample < count:
+        chosen = torch.rand(tokens.shape[:-1], device=tokens.device).argsort(-1)[..., : config.sample]
         positions = positions_of((side, side), tokens.device)[chosen]
         target = target.gather(-2, chosen[..., None].expand(*chosen.shape, target.shape[-1]))
-    found = net(tokens, positions) if tokens.ndim == 3 else net(tokens, (side, side), positions)
+    found = net(tokens, positions)
     error = (found.reconstruction.float() - target).square().mean()
     value = error
-    if rules.area:
-        value = value + rules.area * (found.masks.mean(-1) + 1e-6).sqrt().sum(-1).mean()
-    if rules.diversity:
-        value = value + rules.diversity * cosine(found.slots.float().flatten(0, -3)).mean()
+    if config.area:
+        value = value + config.area * (found.masks.mean(-1) + 1e-6).sqrt().sum(-1).mean()
+    if config.diversity:
+        value = value + config.diversity * cosine(found.slots.float().flatten(0, -3)).mean()
     logged = {"error": error.item(), "mask_certainty": found.masks.detach().amax(-2).mean().item()}
-    if tokens.ndim == 4 and rules.contrast:
+    if tokens.ndim == 4 and config.contrast:
         contrast = slot_contrast(found.slots.float())
-        value, logged["contrast"] = value + rules.contrast * contrast, contrast.item()
+        value, logged["contrast"] = value + config.contrast * contrast, contrast.item()
     return value, logged
 
 

@@ -10,19 +10,21 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from lib import ROOT
-from lib.features import Split, split
+from lib.data.movi import MoviDataset
+from lib.features import Split
 from lib.metrics import controls
+from lib.models import backbones
 from lib.models.video import VideoModel
 from lib.studies.objects import experiment, tracking
 from lib.training import Recipe, Run
 
 
 @dataclass(frozen=True)
-class Trials:
+class ObjectStudy:
     """What all trainings of a notebook share, and how one is made; models are loaded where they are trained.
 
     Args:
-        backbone, strides, image_px, root: see `features.split`.
+        backbone, strides: see `backbones.load`; image_px: side that frames are resized to; root: of MOVi-A.
         every: every so many frames of a held-out video is an image to measure; training takes every second frame.
         batch: images a step.
         precision, device: see `training`.
@@ -52,13 +54,13 @@ class Trials:
     def scenes(self, name: str, grid: int = 32, every: int | None = None) -> Split:
         """A split with its tokens on `grid` x `grid`, of every so many frames."""
         frames = slice(None, None, every or (2 if name == "train" else self.every))
-        kind = {"backbone": self.backbone, "strides": self.strides, "size": self.image_px, "root": self.root}
-        return split(name, grid, frames=frames, **kind)
+        dataset = MoviDataset(self.root, name, fields=("video", "segmentations"), frames=frames)
+        return Split(dataset, backbones.load(self.backbone, strides=self.strides), self.image_px, grid)
 
     def image_model(
         self,
         name: str,
-        rules: experiment.Rules,
+        config: experiment.ImageConfig,
         seed: int,
         steps: int,
         *,
@@ -68,12 +70,12 @@ class Trials:
     ) -> Run:
         """Load or train an image model on `data`, the training images if None; see `experiment.train`."""
         recipe = Recipe(steps, self.batch, lr, warmup, precision=self.precision, seed=seed)
-        return experiment.train(name, data or self.scenes("train"), rules, recipe, device=self.device)
+        return experiment.train(name, data or self.scenes("train"), config, recipe, device=self.device)
 
     def video_model(
         self,
         name: str,
-        rules: tracking.ClipRules,
+        config: tracking.ClipConfig,
         seed: int,
         steps: int,
         *,
@@ -85,31 +87,39 @@ class Trials:
         """Load or train a video model, `clips` a step, on all frames at 16 x 16 tokens; see `tracking.train`."""
         recipe = Recipe(steps, clips, lr, warmup, precision=self.precision, seed=seed)
         data = self.scenes("train", 16, every=1)
-        return tracking.train(name, data, rules, recipe, start=start, device=self.device).model
+        return tracking.train(name, data, config, recipe, start=start, device=self.device).model
 
 
 @lru_cache
-def described(trials: Trials) -> str:
-    """See `Trials.data`."""
-    splits = [trials.scenes(n) for n in trials.splits]
-    about = {k: v for k, v in splits[0].about.items() if k != "grid"}  # trials take more than one
+def described(study: ObjectStudy) -> str:
+    """See `ObjectStudy.data`."""
+    splits = [study.scenes(n) for n in study.splits]
+    about = {k: v for k, v in splits[0].about.items() if k != "grid"}  # a study takes more than one
     prints = "-".join(s.fingerprint for s in splits)
-    return f"{prints} {json.dumps(about)}, batch {trials.batch}, {trials.precision}"
+    return f"{prints} {json.dumps(about)}, batch {study.batch}, {study.precision}"
 
 
-def control_masks(name: str, split: Split, seed: int) -> Tensor:
+def control_masks(
+    name: str, split: Split, seed: int, *, side: int = 4, clusters: int = 9, grid: int | None = None
+) -> Tensor:
     """Masks `[n, K, h, w]` that know nothing of objects, or, as `oracle_grid`, the ground truth on the token grid.
 
-    `blocks` are 4 x 4; `kmeans_rgb` has nine clusters of colours, `kmeans_tokens` of standardised tokens.
+    Args:
+        name: "blocks", `side` x `side`; "kmeans_rgb", clusters of colours; "kmeans_tokens", of standardised tokens; or
+            "oracle_grid".
+        grid: side of the images that are divided; None: as they are.
+
+    Raises:
+        ValueError: another name.
     """
     images, truth = split.images()
     if name == "blocks":
-        return controls.blocks(len(truth), truth.shape[-1], 4)
+        return controls.blocks(len(truth), grid or truth.shape[-1], side)
     if name == "kmeans_rgb":
-        return controls.kmeans_rgb(images, 9, seed)
+        return controls.kmeans_rgb(adaptive_avg_pool2d(images, grid) if grid else images, clusters, seed)
     if name == "kmeans_tokens":
         tokens = (split.features.batch(slice(None)) - split.features.mean) / split.features.std
-        return controls.kmeans_rgb(tokens.mT.unflatten(2, split.features.grid), 9, seed)
+        return controls.kmeans_rgb(tokens.mT.unflatten(2, split.features.grid), clusters, seed)
     if name == "oracle_grid":
         return adaptive_avg_pool2d(one_hot(truth).movedim(-1, 1).float(), split.features.grid)
     raise ValueError(f"control is {name!r}; choose blocks, kmeans_rgb, kmeans_tokens or oracle_grid")

@@ -1,7 +1,4 @@
-"""From the rows of sweeps to tables and pictures.
-
-Introduced in notebooks/ex_dino4.ipynb; `budgets` in ex_comparison.
-"""
+"""From the rows of sweeps to tables and figures. Introduced in notebooks/ex_dino4.ipynb."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +11,7 @@ from lib.masks import guided, merge
 from lib.metrics import objects
 from lib.models import backbones
 from lib.models.video import VideoModel
-from lib.studies.objects.final import Trials
+from lib.studies.objects.final import ObjectStudy
 
 
 def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -24,7 +21,7 @@ def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         truth: `[n, H, W]`; masks: `[n, K, H, W]`.
     """
     found = []
-    for ids, soft in zip(objects.ids_of("truth", truth), objects.finite("masks", masks), strict=True):
+    for ids, soft in zip(objects.ids_of("ground truth", truth), objects.finite("masks", masks), strict=True):
         areas = np.unique(ids[ids > 0], return_counts=True)[1]
         best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if len(areas) else np.zeros(0)
         found.append(float((areas * (1 - best)).sum()))
@@ -72,8 +69,26 @@ def _over_time(metrics: dict) -> dict:
     return kept | ({"frame_fg_ari": metrics["fg_ari"]} if "fg_ari" in metrics else {})
 
 
+def bleeding(truth: torch.Tensor, masks: torch.Tensor) -> dict[int, float]:
+    """Which share of a soft mask's mass lies outside its region, by object id; 0 is none.
+
+    The mask of an object is the slot with most of its mass on it. The original study took each slot with the region
+    that it overlaps most, background included, so its "large objects" may be background.
+
+    Args:
+        truth: ids `[H, W]`; masks: `[K, H, W]`.
+    """
+    flat, shares = objects.finite("masks", masks).flatten(1).double(), {}
+    ids = objects.ids_of("ground truth", truth).ravel()
+    for i in np.unique(ids[ids > 0]).tolist():
+        inside = flat[:, torch.from_numpy(ids == i)].sum(1)
+        slot = int(inside.argmax())
+        shares[i] = float(1 - inside[slot] / flat[slot].sum().clamp(min=1e-12))
+    return shares
+
+
 def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.ndarray]) -> dict[str, list[float]]:
-    """`objects.bleeding` of every object in sight, small and large apart.
+    """`bleeding` of every object in sight, small and large apart.
 
     Args:
         truth: `[n, H, W]`; masks: `[n, K, H, W]`; sizes: of each image's objects in the order of their ids, index into
@@ -81,7 +96,7 @@ def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.nd
     """
     found: dict[str, list[float]] = {name: [] for name in SIZES}
     for ids, soft, size in zip(truth, masks, sizes, strict=True):
-        for i, share in objects.bleeding(ids, soft).items():
+        for i, share in bleeding(ids, soft).items():
             found[SIZES[size[i - 1]]].append(share)
     return found
 
@@ -114,45 +129,16 @@ def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:
     axis.grid(alpha=0.3)
 
 
-#: Of the measures that are not a share.
-UNITS = {"boundary_sharpness": " (1/px of 224)", "boundary_contrast": " (ratio)"}
-
-
-def budgets(summary: dict[str, dict], names: list[str], keys: list[str]) -> plt.Figure:
-    """Measures of configurations, mean and sd, a panel of two rows of four each; for `X_seconds` also `X_steps`.
-
-    Args:
-        summary: of `results.summarise`.
-        names: configurations, top to bottom; those that are no `X_seconds` were not trained, and are squares.
-    """
-    figure, axes = plt.subplots(2, 4, figsize=(11, 5.4), sharey=True, layout="constrained")
-    trained = [name.endswith("_seconds") for name in names]
-    for axis, key in zip(axes.flat, keys, strict=True):
-        for budget, colour, shift in (("seconds", plots.SLOTS[0], 0.12), ("steps", plots.SLOTS[3], -0.12)):
-            for y, name in enumerate(names):
-                value = summary.get(name.replace("_seconds", f"_{budget}"), {}).get(key)
-                if value and value["n"] and (budget == "seconds" or trained[y]):
-                    style = {"marker": "o" if trained[y] else "s", "color": colour, "ms": 5, "capsize": 2}
-                    axis.errorbar(value["mean"], -y - shift, xerr=np.nan_to_num(value["sd"]), **style)
-        axis.set_title(key + UNITS.get(key, ""), fontsize=8.5)
-        axis.grid(alpha=0.3)
-    axes[0, 0].set_yticks(-np.arange(len(names)), [n.removesuffix("_seconds") for n in names], fontsize=8)
-    for colour, label in ((plots.SLOTS[0], "same seconds, or not trained"), (plots.SLOTS[3], "same steps")):
-        axes[1, 3].plot([], [], "o", color=colour, label=label)
-    figure.legend(*axes[1, 3].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
-    return figure
-
-
 @torch.no_grad()
-def drawn(trials: Trials, model: VideoModel, threshold: float, scene: int) -> tuple[torch.Tensor, ...]:
+def drawn(study: ObjectStudy, model: VideoModel, threshold: float, scene: int) -> tuple[torch.Tensor, ...]:
     """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and the masks `[T, K, H, W]` of one start, refined.
 
     Only that scene's tokens are computed.
     """
-    found = MoviDataset(trials.root, trials.held_out, fields=("video", "segmentations"))[scene]
+    found = MoviDataset(study.root, study.held_out, fields=("video", "segmentations"))[scene]
     frames = torch.from_numpy(found.video).permute(0, 3, 1, 2) / 255
-    backbone = backbones.load(trials.backbone, strides=trials.strides)
+    backbone = backbones.load(study.backbone, strides=study.strides)
     torch.manual_seed(0)
-    seen = model(features.tokens_of(backbone, frames, trials.image_px, 32)[None], (32, 32))
+    seen = model(features.tokens_of(backbone, frames, study.image_px, 32)[None])
     merged = merge(seen.attention, seen.slots, seen.places, threshold)[0]
     return frames, torch.from_numpy(found.masks), guided(merged, frames)

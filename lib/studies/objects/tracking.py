@@ -17,35 +17,28 @@ from lib.masks import guided, merge
 from lib.metrics import controls, objects, tracking
 from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.video import VideoModel
-from lib.studies.objects.experiment import objective
-from lib.training import Fitted, Recipe, Run, State, fit, indices, load_or_train
+from lib.studies.objects.experiment import TrainConfig, fitted
+from lib.training import Fitted, Recipe, Run, State, indices, load_or_train
 
 
 @dataclass(frozen=True)
-class ClipRules:
-    """What distinguishes one way of tracking from another.
+class ClipConfig(TrainConfig):
+    """What distinguishes one way of tracking from another; `sample` counts positions of a frame.
 
     Args:
-        model: arguments of `Dinosaur`, where they differ from its defaults.
-        video: arguments of `VideoModel`, where they differ.
+        video: arguments of `VideoModel`, where they differ from its defaults.
         contrast: weight of `slot_contrast`.
-        area: see `experiment.Rules`.
-        diversity: see `experiment.Rules`.
         clip: frames a clip.
-        sample: so many positions are decoded a frame, where the decoder allows it; 0 means all.
     """
 
-    model: dict[str, Any] = field(default_factory=dict)
+    sample: int = 64
     video: dict[str, Any] = field(default_factory=dict)
     contrast: float = 0.0
-    area: float = 0.01
-    diversity: float = 0.0
     clip: int = 4
-    sample: int = 64
 
 
 def train(
-    name: str, data: Split, rules: ClipRules, recipe: Recipe, *, start: Run | None = None, device: str = "auto"
+    name: str, data: Split, config: ClipConfig, recipe: Recipe, *, start: Run | None = None, device: str = "auto"
 ) -> Run:
     """Load or train one video model (see `load_or_train`) on clips of consecutive frames at random places.
 
@@ -57,35 +50,32 @@ def train(
     Raises:
         ValueError: videos are shorter than a clip.
     """
-    config = {"rules": asdict(rules), "tokens": data.about, "images": data.count, "start": None}
+    about = {"rules": asdict(config), "tokens": data.about, "images": data.count, "start": None}
     if start is not None:
         known = {k: start.header.get(k) for k in ("config", "data")}
-        config["start"] = {"weights": checkpoints.digest(start.model.state_dict())} | known
+        about["start"] = {"weights": checkpoints.digest(start.model.state_dict())} | known
 
     def build() -> nn.Module:
-        image = Dinosaur(data.dim, **rules.model)
+        image = Dinosaur(data.dim, **config.model)
         if start is not None:
             image.load_state_dict(start.model.state_dict())
-        return VideoModel(image, **rules.video)
+        return VideoModel(image, **config.video)
 
     def fit_it(model: nn.Module, state: State) -> Fitted:
         tokens = data.features.tokens
-        starts = tokens.shape[1] - rules.clip + 1
+        starts = tokens.shape[1] - config.clip + 1
         if starts < 1:
-            raise ValueError(f"{name}: videos have {tokens.shape[1]} frames, clips {rules.clip}; take shorter clips")
-        if start is None:
-            model.image_model.mean.copy_(data.features.mean)
-            model.image_model.std.copy_(data.features.std)
+            raise ValueError(f"{name}: videos have {tokens.shape[1]} frames, clips {config.clip}; take shorter clips")
 
-        def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        def batch(step: int) -> Tensor:
             first, scene = np.divmod(indices(recipe, step, len(tokens) * starts).numpy(), len(tokens))
-            clips = np.stack([tokens[s, f : f + rules.clip] for s, f in zip(scene, first, strict=True)])
-            clips = torch.from_numpy(clips.astype(np.float32))
-            return objective(net, clips.to(next(net.parameters()).device), rules)
+            clips = np.stack([tokens[s, f : f + config.clip] for s, f in zip(scene, first, strict=True)])
+            return torch.from_numpy(clips.astype(np.float32))
 
-        return fit(model, loss, recipe, state=state, device=device, label=name)
+        normalised = data.features if start is None else None
+        return fitted(model, state, batch, normalised, config, recipe, device=device, label=name)
 
-    return load_or_train(name, build, fit_it, recipe, config, data.fingerprint)
+    return load_or_train(name, build, fit_it, recipe, about, data.fingerprint)
 
 
 @torch.no_grad()
@@ -97,7 +87,7 @@ def track(
     device = next(model.parameters()).device
     parts = []
     for part in np.array_split(scenes, max(1, len(scenes) // 4)):
-        found = model(data.features.clips(part).to(device), data.features.grid)
+        found = model(data.features.clips(part).to(device))
         parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.places))
     return tuple(None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
 

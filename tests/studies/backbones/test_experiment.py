@@ -11,8 +11,8 @@ from lib.studies.backbones import experiment, tables
 from lib.studies.backbones.faults import Projected
 from lib.studies.backbones.tables import pack, unpack
 from lib.studies.objects import experiment as objects_experiment
-from lib.studies.objects.experiment import Rules
-from lib.studies.objects.final import Trials
+from lib.studies.objects.experiment import ImageConfig
+from lib.studies.objects.final import ObjectStudy
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_projection_drifts_only_if_it_is_trained(split):
         net = Projected(4, trainable=trainable)
         assert net.target(tokens).shape[-1] == 2 and not net.target(tokens).requires_grad
         for sample in (0, 16):
-            objects_experiment.objective(net, tokens, Rules(sample=sample))[0].backward()
+            objects_experiment.objective(net, tokens, ImageConfig(sample=sample))[0].backward()
         gradient = net.reduce.weight.grad
         assert (gradient is not None and gradient.abs().sum() > 0) == trainable
 
@@ -205,7 +205,7 @@ def test_k_means_and_blocks_are_runs_too():
 
 
 def test_costs_are_shares_of_the_first(pictures):
-    found = experiment.costs(["vit8_random", "pixels"], pictures, Rules())
+    found = experiment.costs(["vit8_random", "pixels"], pictures, ImageConfig())
     assert found["vit8_random"]["time_tokens"] == found["vit8_random"]["time_step"] == 1
     assert found["pixels"]["backbone_parameters"] == 0 < found["vit8_random"]["backbone_parameters"] < 1
 
@@ -227,7 +227,7 @@ def test_a_recipe_names_its_checkpoint_and_its_settings_reach_the_training(monke
         "ours": ours,
         "drifting": {"rules": {"area": 0.0}, "warmup": 40, "masks": "attention", "network": Projected},
     }
-    study = experiment.Study(Trials(batch=8), recipes)
+    study = experiment.Study(ObjectStudy(batch=8), recipes)
     study.run("vit8_clip, no pixel normalisation", 3, 800)
     study.run("pixels", 0, 200, input_norm="image")
     study.run("pixels", 0, 800, "drifting")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import checkpoints
+from lib import checkpoints, training
 from lib.data.movi import COLORS, MATERIALS, SHAPES, SIZES, MoviDataset
 from lib.models import backbones, small_vit
 from lib.models.backbones import IMAGENET, Backbone
@@ -193,9 +193,12 @@ def test_contrast_ignores_filler_and_reads_order_free_of_the_batch():
 
 
 @pytest.mark.parametrize("objective", pretraining.OBJECTIVES)
-def test_killed_and_resumed_is_uninterrupted(scenes, tmp_path, objective):
+def test_killed_and_resumed_is_uninterrupted(scenes, tmp_path, monkeypatch, objective):
     """Teacher, centres and optimiser go on where they were: the process may end between any two steps."""
     recipe = Recipe(steps=4, batch=4, lr=1e-2, warmup=1)
+
+    monkeypatch.setattr(training, "SAVE_EVERY", 0)
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
 
     class Killed(Exception):
         pass
@@ -213,7 +216,7 @@ def test_killed_and_resumed_is_uninterrupted(scenes, tmp_path, objective):
                 raise Killed
             return loss(scenes, recipe, net, step)
 
-        found = fit(model, step_of, recipe, state=State(state), save_every=0, log_every=1, device="cpu")
+        found = fit(model, step_of, recipe, state=State(state), device="cpu")
         return model.state_dict(), found.history
 
     with pytest.raises(Killed):

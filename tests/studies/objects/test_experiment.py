@@ -9,7 +9,7 @@ import torch
 
 from lib.models.dinosaur import Dinosaur
 from lib.studies.objects import experiment
-from lib.studies.objects.experiment import Rules
+from lib.studies.objects.experiment import ImageConfig
 from lib.training import Fitted, Recipe
 
 SMALL = {"num_slots": 3, "slot_dim": 8, "hidden_dim": 16}
@@ -28,12 +28,12 @@ def model(**changes):
 
 def test_equal_rules_load_and_changed_rules_train(data, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
-    first = experiment.train("d", data, Rules(model=SMALL), RECIPE, device="cpu")
+    first = experiment.train("d", data, ImageConfig(model=SMALL), RECIPE, device="cpu")
     (file,) = (tmp_path / "checkpoints").glob("d-??????.safetensors")
     written = file.stat().st_mtime_ns
-    again = experiment.train("d", data, Rules(model=SMALL), RECIPE, device="cpu")
+    again = experiment.train("d", data, ImageConfig(model=SMALL), RECIPE, device="cpu")
     assert first.header["config"] == again.header["config"] and len(first.history) == len(again.history)
-    other = experiment.train("d", data, Rules(model=SMALL, area=0.02), RECIPE, device="cpu")
+    other = experiment.train("d", data, ImageConfig(model=SMALL, area=0.02), RECIPE, device="cpu")
     assert other.header["config"]["rules"]["area"] == 0.02
     assert file.stat().st_mtime_ns == written and len(list(file.parent.iterdir())) == 2
 
@@ -41,8 +41,8 @@ def test_equal_rules_load_and_changed_rules_train(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [
-        {"rules": Rules(model=SMALL | {"input_norm": "none"})},
-        {"rules": Rules(model=SMALL, area=1.0, diversity=1.0)},
+        {"config": ImageConfig(model=SMALL | {"input_norm": "none"})},
+        {"config": ImageConfig(model=SMALL, area=1.0, diversity=1.0)},
         {"recipe": Recipe(3, batch=2, lr=1e-3, warmup=1, precision="bf16-true")},
         {"data": "def"},
         {"network": partial(Dinosaur, iterations=2)},
@@ -57,7 +57,7 @@ def test_no_two_trainings_share_a_file(data, tmp_path, monkeypatch, change):
     monkeypatch.setattr(
         experiment, "fit", lambda m, loss, r, *, state, **_: seen.append(state) or Fitted([{}], {}, 0.0)
     )
-    alike = {"rules": Rules(model=SMALL), "recipe": RECIPE, "device": "cpu", "held_out": data}
+    alike = {"config": ImageConfig(model=SMALL), "recipe": RECIPE, "device": "cpu", "held_out": data}
     experiment.train("d", data, **alike)
     experiment.train("d", other, **(alike | change))
     assert seen[0].path.name != seen[1].path.name and seen[0].about != seen[1].about
@@ -65,7 +65,7 @@ def test_no_two_trainings_share_a_file(data, tmp_path, monkeypatch, change):
 
 def test_a_trained_model_knows_the_statistics_of_its_tokens(data, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
-    run = experiment.train("s", data, Rules(model=SMALL), RECIPE, device="cpu")
+    run = experiment.train("s", data, ImageConfig(model=SMALL), RECIPE, device="cpu")
     torch.testing.assert_close(run.model.mean, data.features.mean, atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(run.model.std, data.features.std, atol=1e-2, rtol=1e-2)
 
@@ -74,7 +74,9 @@ def test_coarse_steps_see_pooled_tokens(data, tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
     counts, real = [], experiment.objective
     monkeypatch.setattr(experiment, "objective", lambda net, t, rules: counts.append(t.shape[1]) or real(net, t, rules))
-    experiment.train("c", data, Rules(model=SMALL, coarse=0.5), Recipe(4, batch=2, lr=1e-3, warmup=1), device="cpu")
+    experiment.train(
+        "c", data, ImageConfig(model=SMALL, coarse=0.5), Recipe(4, batch=2, lr=1e-3, warmup=1), device="cpu"
+    )
     assert counts == [16, 16, 64, 64]
 
 
@@ -91,7 +93,7 @@ def test_a_random_half_of_the_positions_is_an_unbiased_loss(data):
 
     def error(sample, seed):
         torch.manual_seed(seed)
-        return experiment.objective(net, tokens, Rules(sample=sample, area=0.0))[1]["error"]
+        return experiment.objective(net, tokens, ImageConfig(sample=sample, area=0.0))[1]["error"]
 
     with torch.no_grad():
         some = [error(32, seed) for seed in range(100)]
@@ -103,8 +105,8 @@ def test_weights_add_their_loss(data, extra):
     """Area of K equal masks is K sqrt(1 / K), at most sqrt(K); the mean cosine lies in -1..1."""
     net, tokens = model(init="learned"), data.features.batch(slice(None))
     with torch.no_grad():
-        plain, _ = experiment.objective(net, tokens, Rules(sample=0, area=0.0))
-        more, _ = experiment.objective(net, tokens, Rules(**({"sample": 0, "area": 0.0} | extra)))
+        plain, _ = experiment.objective(net, tokens, ImageConfig(sample=0, area=0.0))
+        more, _ = experiment.objective(net, tokens, ImageConfig(**({"sample": 0, "area": 0.0} | extra)))
     added = float(more - plain)
     assert 1 <= added <= 3**0.5 + 1e-3 if "area" in extra else -1 <= added <= 1 and added != 0
 

@@ -1,0 +1,50 @@
+"""What trainings are held against, and what they share."""
+
+import pytest
+import torch
+
+from lib import ROOT
+from lib.studies.objects.final import ObjectStudy, control_masks, peak_mb
+
+
+@pytest.fixture
+def scenes(split):
+    return split(frames=6, step=2)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("blocks", (16, 16, 16)), ("kmeans_rgb", (9, 16, 16))])
+def test_controls_have_their_segments(scenes, name, shape):
+    masks = control_masks(name, scenes, seed=0)
+    assert masks.shape == (12, *shape) and torch.allclose(masks.sum(1), torch.ones(12, *shape[1:]))
+
+
+def test_the_oracle_is_the_truth_on_the_token_grid(scenes):
+    masks, truth = control_masks("oracle_grid", scenes, seed=0), scenes.images()[1]
+    assert masks.shape == (12, 2, 8, 8)
+    assert torch.equal(masks[:, 1], torch.nn.functional.avg_pool2d(truth[:, None].float(), 2)[:, 0])
+    assert control_masks("kmeans_tokens", scenes, seed=0).shape[-2:] == (8, 8)
+    with pytest.raises(ValueError, match="'blokcs'; choose blocks"):
+        control_masks("blokcs", scenes, seed=0)
+
+
+def test_controls_may_be_made_on_the_token_grid(scenes):
+    """Their numbers of segments and the side of the images are a study's choice."""
+    blocks, colours = (control_masks(n, scenes, 0, side=2, clusters=3, grid=8) for n in ("blocks", "kmeans_rgb"))
+    assert blocks.shape == (12, 4, 8, 8) and colours.shape == (12, 3, 8, 8)
+
+
+def test_a_study_says_which_data_it_has_and_where_thresholds_come_from():
+    study = ObjectStudy()
+    data = study.scenes("validation")
+    assert data.dataset_name == "movi_a stand-in" and data.fingerprint.endswith("[::8]")
+    assert study.splits == ("train", "validation", "test")
+    assert ObjectStudy(held_out="validation").splits == ("train", "train", "validation"), "never on what is reported"
+
+
+def test_the_peak_of_memory_is_that_since_the_reset():
+    if not (ROOT / "/proc/self/clear_refs").exists():
+        pytest.skip("only Linux knows it")
+    peak_mb(reset=True)
+    before = peak_mb()
+    block = torch.ones(64, 2**20 // 4)  # 64 MB
+    assert peak_mb() - before > 0.8 * block.numel() * 4 / 2**20
