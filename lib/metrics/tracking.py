@@ -9,8 +9,7 @@ Introduced in notebooks/ex_dino3.ipynb.
 """
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 from lib.metrics import objects
 
@@ -65,20 +64,6 @@ def keep_length(truth: ArrayLike, predicted: ArrayLike) -> float:
     Never below 1 / T. Arguments as in `runs`.
     """
     return _mean_over_objects(truth, predicted, lambda lengths: max(lengths) / sum(lengths))
-
-
-def max_activation(masks: Tensor) -> NDArray[np.float64]:
-    """Largest value of each slot's mask over positions, mean over slots, in each frame: `[T]`, in 0..1.
-
-    Args:
-        masks: `[T, K, ...]`. Uniform masks score 1 / K, the value of full collapse.
-    """
-    return objects.finite("masks", masks).double().flatten(2).amax(-1).mean(1).numpy()
-
-
-def slot_similarity(slots: Tensor) -> NDArray[np.float64]:
-    """`objects.mean_pairwise_cosine` of slots `[T, K, D]` in each frame: `[T]`, in -1..1; 1 is full collapse."""
-    return np.array([objects.mean_pairwise_cosine(frame) for frame in objects.finite("slots", slots)])
 
 
 def _mean_over_objects(truth: ArrayLike, predicted: ArrayLike, measure) -> float:

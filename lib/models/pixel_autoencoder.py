@@ -81,6 +81,9 @@ class Output(NamedTuple):
     attention: Tensor  # [B, K, h, w], Slot Attention's, sums to one over K
 
 
+WIDTH = 32  # D, and channels of all convolutions of the autoencoder
+
+
 class Autoencoder(nn.Module):
     """Slot Attention on pixels (Locatello et al. 2020), small enough for two CPU cores.
 
@@ -89,11 +92,7 @@ class Autoencoder(nn.Module):
     Args:
         size: side of the image in pixels.
         num_slots: K.
-        slot_dim: D, also the channels that Slot Attention reads.
-        channels: width of the convolutions of encoder and decoder.
         stride: of the first convolution; inputs to Slot Attention lie on a grid of `size / stride` a side.
-        iterations: of Slot Attention.
-        init: of the slots, see `SlotAttention`.
         attention_temperature: of Slot Attention's softmax over slots.
         glorot: initialise all layers as the published code does, instead of torch's default.
     """
@@ -102,29 +101,23 @@ class Autoencoder(nn.Module):
         self,
         size: int = 64,
         num_slots: int = 5,
-        slot_dim: int = 32,
-        channels: int = 32,
         stride: int = 1,
-        iterations: int = 3,
-        init: str = "gaussian",
         attention_temperature: float = 1.0,
         glorot: bool = True,
     ):
         super().__init__()
-        convolutions: list[nn.Module] = [nn.Conv2d(3, channels, 5, stride=stride, padding=2), nn.ReLU()]
+        convolutions: list[nn.Module] = [nn.Conv2d(3, WIDTH, 5, stride=stride, padding=2), nn.ReLU()]
         for _ in range(3):
-            convolutions += [nn.Conv2d(channels, channels, 5, padding=2), nn.ReLU()]
+            convolutions += [nn.Conv2d(WIDTH, WIDTH, 5, padding=2), nn.ReLU()]
         self.encoder = nn.Sequential(*convolutions)
-        self.position = PositionEmbedding(channels)
-        self.project = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, slot_dim)
-        )
-        self.slot_attention = SlotAttention(slot_dim, slot_dim, num_slots, iterations, 2 * slot_dim, init)
+        self.position = PositionEmbedding(WIDTH)
+        self.project = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
+        self.slot_attention = SlotAttention(WIDTH, WIDTH, num_slots, hidden_dim=2 * WIDTH)
         grid = size
         while grid > 8 and grid % 2 == 0:
             grid //= 2
         self.attention_temperature = attention_temperature
-        self.decoder = SpatialBroadcastDecoder(slot_dim, size, grid, channels)
+        self.decoder = SpatialBroadcastDecoder(WIDTH, size, grid, WIDTH)
         # Glorot, as in the published TensorFlow code. Torch's own initialisation keeps the slots on the plateau where
         # all paint the mean image; notebooks/ex_slot1.ipynb measures it.
         for layer in self.modules():

@@ -119,8 +119,6 @@ class TransformerDecoder(nn.Module):
         self, slot_dim: int, feature_dim: int, width: int = 96, layers: int = 2, heads: int = 4, order: str = "raster"
     ):
         super().__init__()
-        if order not in ("raster", "permuted"):
-            raise ValueError(f"order is {order!r}; choose raster or permuted")
         self.order = order
         self.token, self.slot = nn.Linear(feature_dim, width), nn.Linear(slot_dim, width)
         self.position = nn.Linear(2 + 4 * OCTAVES, width)

@@ -16,6 +16,7 @@ from lib.metrics import controls, objects, tracking
 from lib.studies import comparison
 from lib.studies.backbones import materials, reflections
 from lib.studies.objects import tables
+from lib.studies.objects import tracking as videos
 
 LABELS = hnp.arrays(np.int64, (6, 6), elements=st.integers(0, 4))
 
@@ -198,8 +199,8 @@ ON_MASKS = {
     "runs": tracking.runs,
     "identity_switches": tracking.identity_switches,
     "keep_length": tracking.keep_length,
-    "max_activation": lambda ids, masks: tracking.max_activation(masks),
-    "slot_similarity": lambda ids, masks: tracking.slot_similarity(masks[..., 0]),
+    "max_activation": lambda ids, masks: videos.max_activation(masks),
+    "slot_similarity": lambda ids, masks: videos.slot_similarity(masks[..., 0]),
     "missed": lambda ids, masks: tables.missed(ids, masks),
     "judge": lambda ids, masks: materials.judge(masks, ids).to_numpy(),
     "reflections": lambda ids, masks: reflections.reflections(masks, ids, masks).to_numpy(),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lib.metrics.tracking import identity_switches, keep_length, max_activation, runs, slot_similarity
+from lib.metrics.tracking import identity_switches, keep_length, runs
 
 VIDEO = hnp.arrays(np.int64, (5, 3, 3), elements=st.integers(0, 3))
 
@@ -103,24 +103,3 @@ def test_soft_masks_are_decided_by_the_largest():
 def test_nothing_to_follow_is_nan():
     empty = np.zeros((3, 2, 2), int)
     assert math.isnan(identity_switches(empty, empty)) and math.isnan(keep_length(empty, empty))
-
-
-@given(st.integers(0, 1000), st.integers(2, 5))
-@settings(max_examples=30, deadline=None)
-def test_max_activation_lies_between_uniform_and_certain(seed, num_slots):
-    logits = torch.randn(3, num_slots, 4, 4, generator=torch.Generator().manual_seed(seed))
-    masks = logits.softmax(1)
-    seen = max_activation(masks)
-    assert seen.shape == (3,) and (seen >= 1 / num_slots).all() and (seen <= 1).all()
-    expected = [np.mean([float(mask.max()) for mask in frame]) for frame in masks]
-    np.testing.assert_allclose(seen, expected, rtol=1e-6)
-    np.testing.assert_allclose(max_activation(masks[:, torch.randperm(num_slots)]), seen)
-    np.testing.assert_allclose(max_activation(torch.full((3, num_slots, 9), 1 / num_slots)), 1 / num_slots)
-
-
-def test_slot_similarity_of_each_frame():
-    eye = torch.eye(3)
-    simplex = eye - eye.mean(0)
-    seen = slot_similarity(torch.stack([eye, torch.ones(3, 3), simplex]))
-    np.testing.assert_allclose(seen, [0, 1, -1 / 2], atol=1e-12)
-    assert math.isnan(slot_similarity(eye[None, :1])[0]), "one slot has no other"

@@ -92,6 +92,20 @@ def track(
     return tuple(None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
 
 
+def max_activation(masks: Tensor) -> np.ndarray:
+    """Largest value of each slot's mask over positions, mean over slots, in each frame: `[T]`, in 0..1.
+
+    Args:
+        masks: `[T, K, ...]`. Uniform masks score 1 / K, the value of full collapse.
+    """
+    return objects.finite("masks", masks).double().flatten(2).amax(-1).mean(1).numpy()
+
+
+def slot_similarity(slots: Tensor) -> np.ndarray:
+    """`objects.mean_pairwise_cosine` of slots `[T, K, D]` in each frame: `[T]`, in -1..1; 1 is full collapse."""
+    return np.array([objects.mean_pairwise_cosine(frame) for frame in objects.finite("slots", slots)])
+
+
 def measure(
     found: tuple[Tensor, Tensor, Tensor | None],
     data: Split,
@@ -120,8 +134,8 @@ def measure(
         full = guided(merged, _images(data, s)) if refined else on_image(merged, data.truth.shape[-2:])
         row, each = of_winners(full.argmax(1).numpy(), data.truth[s])
         rows.append(row | {"mask_similarity": float(np.mean([objects.mask_similarity(m) for m in masks[i]]))})
-        values = {"max_activation": tracking.max_activation(masks[i]), "fg_ari": np.array(each["fg_ari"])}
-        frames.append(values | {"slot_similarity": tracking.slot_similarity(slots[i])})
+        values = {"max_activation": max_activation(masks[i]), "fg_ari": np.array(each["fg_ari"])}
+        frames.append(values | {"slot_similarity": slot_similarity(slots[i])})
     means = {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
     return means, {k: np.nanmean([f[k] for f in frames], axis=0).tolist() for k in frames[0]}
 

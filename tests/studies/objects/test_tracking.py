@@ -1,16 +1,19 @@
 """Training on clips and measuring whole videos, on a split small enough to know the answer."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lib import results
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
 from lib.studies.objects import experiment, tracking
-from lib.studies.objects.tracking import ClipConfig
+from lib.studies.objects.tracking import ClipConfig, max_activation, slot_similarity
 from lib.training import Recipe
 
 RECIPE = Recipe(3, batch=2, lr=1e-3, warmup=1)
@@ -130,3 +133,24 @@ def test_static_controls_are_measured_as_models_are(scenes):
     both, _ = tracking.measure((masks, torch.rand(1, 6, 3, 8), None), scenes, [1])
     row, _ = tracking.of_winners(masks[0].argmax(1).view(6, 16, 16).numpy(), scenes.truth[1])
     assert {k: both[k] for k in row} == row
+
+
+@given(st.integers(0, 1000), st.integers(2, 5))
+@settings(max_examples=30, deadline=None)
+def test_max_activation_lies_between_uniform_and_certain(seed, num_slots):
+    logits = torch.randn(3, num_slots, 4, 4, generator=torch.Generator().manual_seed(seed))
+    masks = logits.softmax(1)
+    seen = max_activation(masks)
+    assert seen.shape == (3,) and (seen >= 1 / num_slots).all() and (seen <= 1).all()
+    expected = [np.mean([float(mask.max()) for mask in frame]) for frame in masks]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
+    np.testing.assert_allclose(max_activation(masks[:, torch.randperm(num_slots)]), seen)
+    np.testing.assert_allclose(max_activation(torch.full((3, num_slots, 9), 1 / num_slots)), 1 / num_slots)
+
+
+def test_slot_similarity_of_each_frame():
+    eye = torch.eye(3)
+    simplex = eye - eye.mean(0)
+    seen = slot_similarity(torch.stack([eye, torch.ones(3, 3), simplex]))
+    np.testing.assert_allclose(seen, [0, 1, -1 / 2], atol=1e-12)
+    assert math.isnan(slot_similarity(eye[None, :1])[0]), "one slot has no other"
