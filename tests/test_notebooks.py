@@ -167,3 +167,12 @@ def test_the_gate_can_close(change, message):
 def test_the_index_links_every_notebook():
     index = (Path(run.NOTEBOOKS) / "index.md").read_text()
     assert re.findall(r"\]\((\w+)\.ipynb\)", index) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_data_and_devices_come_from_what_was_loaded(name):
+    """With real data, or on a GPU, a name that is written down would be wrong."""
+    notebook = nbformat.read(run.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    code = "\n".join(c.source for c in notebook.cells if c.cell_type == "code")
+    assert 'stand-in"' not in code and 'device("cpu")' not in code
+    assert all("device=" in call for call in re.findall(r"results\.write\((?:[^()]|\([^()]*\))*\)", code))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lib import ROOT
+from lib.data.streethazards import StreetHazards
 from lib.studies.objects.final import ObjectStudy, control_masks, peak_mb
 
 
@@ -48,3 +49,11 @@ def test_the_peak_of_memory_is_that_since_the_reset():
     before = peak_mb()
     block = torch.ones(64, 2**20 // 4)  # 64 MB
     assert peak_mb() - before > 0.8 * block.numel() * 4 / 2**20
+
+
+def test_data_say_whether_they_are_the_stand_in(tmp_path):
+    """The same shards without the record of their making are taken for MOVi-A."""
+    for path in (ROOT / "data" / "movi_a").glob("movi_a-validation.*"):
+        (tmp_path / path.name).symlink_to(path)
+    assert ObjectStudy(root=tmp_path).scenes("validation").dataset_name == "movi_a"
+    assert StreetHazards().name == "streethazards stand-in"
