@@ -32,7 +32,7 @@ def gradient(side: int = 32) -> np.ndarray:
     """A smooth picture of a thousand colours, and in it two by two pixels of every slot's colour."""
     y, x = np.mgrid[:side, :side] / (side - 1)
     image = np.stack([x, y, 0.5 + 0.5 * np.sin(6 * x * y)], -1)
-    for slot, colour in enumerate(plots.SLOT_MAP.colors):
+    for slot, colour in enumerate(plots.SLOT_RGB):
         row, column = 4 + 6 * (slot // 5), 2 + 6 * (slot % 5)
         image[row : row + 2, column : column + 2] = colour
     return image
@@ -52,7 +52,7 @@ def test_the_notebook_shows_the_bytes_of_the_file_once_and_slots_keep_their_colo
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["a.png"]
     assert Image.open(io.BytesIO(content)).mode == "P" and len(content) < len(drawn.getvalue())
     few, all_ = pixels(io.BytesIO(content)), pixels(drawn)
-    for colour in np.round(255 * np.array(plots.SLOT_MAP.colors)).astype(int):
+    for colour in np.round(255 * plots.SLOT_RGB).astype(int):
         place = (all_ == colour).all(-1)
         assert place.sum() >= 4 and np.abs(few - all_)[place].max() <= 24
 
@@ -91,10 +91,10 @@ def test_any_number_of_slots_and_of_lines(number):
     """The first 13 have the colours of the palette, all of them one of their own."""
     masks = torch.eye(number)[:, None]
     shown = plots.overlay(torch.zeros(3, 1, number), masks, strength=1.0)[0]
-    assert np.allclose(shown[:13], np.array(plots.SLOT_MAP.colors)[:number])
+    assert np.allclose(shown[:13], plots.SLOT_RGB[:number])
     assert len(np.unique(shown.round(4), axis=0)) == number
     ids = plots.labels(torch.arange(number + 1)[None])[0]
-    assert not ids[0].any() and np.allclose(ids[1:], [plots.SLOT_MAP.colors[i % 13] for i in range(1, number + 1)])
+    assert not ids[0].any() and np.allclose(ids[1:], [plots.SLOT_RGB[i % 13] for i in range(1, number + 1)])
     figure, axis = plt.subplots()
     plots.curves(axis, {f"{i}": [[{"step": 0, "a": i}, {"step": 1, "a": i}]] for i in range(number)}, "a", "a")
     colours = [line.get_color() for line in axis.lines]
@@ -106,7 +106,7 @@ def test_any_number_of_slots_and_of_lines(number):
 def test_the_slider_draws_any_number_of_slots(monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
     model = Autoencoder(size=16, num_slots=15)
-    widget = explore.slots({"a": model}, torch.rand(2, 3, 16, 16))
+    widget = explore.slot_masks({"a": model}, torch.rand(2, 3, 16, 16))
     widget.f(model="a", index=1, temperature=1.0, noise=3)
     assert len([axis for axis in plt.gcf().axes if axis.images]) == 3 + 15
     plt.close("all")

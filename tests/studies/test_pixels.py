@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lib.data import DataError, photos
 from lib.data.shapes import Shapes
 from lib.studies import pixels
 from lib.studies.pixels import Config
@@ -70,3 +71,25 @@ def test_shapes_are_drawn_and_trained_on_once(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "" and again.history == first.history and "tensors" not in vars(undrawn)
     pixels.train("p", SHAPES, Config(jitter=0.5), RECIPE, **known)
     assert "trains 2 steps" in capsys.readouterr().out
+
+
+def test_the_fingerprint_follows_the_pixels():
+    assert pixels.fingerprint(["cat"], 32) == pixels.fingerprint(["cat"], 32)
+    assert len({pixels.fingerprint([n], s) for n, s in (("cat", 32), ("cat", 33), ("coffee", 32))}) == 3
+
+
+def test_outlined_objects():
+    ids = pixels.outlines("coffee", 128)
+    assert ids.unique().tolist() == [0, 1, 2, 3] and ids.shape == (128, 128)
+    assert ids[35, 50] == 2 and ids[92, 85] == 3 and ids[110, 60] == 1 and ids[5, 5] == 0, "cup, spoon, saucer, table"
+    cup = photos.load("coffee", 128)[:, ids == 2].mean(1)
+    table = photos.load("coffee", 128)[:, ids == 0].mean(1)
+    assert cup.mean() > table.mean() + 0.1, "the cup is the bright thing"
+    with pytest.raises(DataError, match="no outlines for 'cat'.*coffee"):
+        pixels.outlines("cat")
+
+
+def test_crop_i_depends_on_the_seed_and_i_alone():
+    few, many = pixels.crops(["cat", "coffee"], 3, 32, seed=1), pixels.crops(["cat", "coffee"], 8, 32, seed=1)
+    assert torch.equal(few, many[:3]) and many.shape == (8, 3, 32, 32) and 0 <= many.min() and many.max() <= 1
+    assert not torch.equal(few, pixels.crops(["cat", "coffee"], 3, 32, seed=2))

@@ -35,7 +35,7 @@ def cases(rows: pd.DataFrame, images: Tensor, truth: Tensor, masks: Tensor) -> F
         mine = (truth[image] == i).numpy()
         y, x = (int(np.clip(at.mean(), 24, n - 24)) for at, n in zip(np.nonzero(mine), mine.shape, strict=True))
         box = (slice(y - 24, y + 24), slice(x - 24, x + 24))
-        shown = [plots.picture(images[image]), plots.labels(truth[image]), plots.overlay(images[image], masks[image])]
+        shown = [plots.rgb(images[image]), plots.labels(truth[image]), plots.overlay(images[image], masks[image])]
         panels.append([panel[box] for panel in shown])
         boxes.append(mine[box])
     titles = [f"{r.material} {r.shape}\nimage {r.image}, object {r.id}" for r in rows.itertuples()]
@@ -74,7 +74,7 @@ def normalisations(tokens: Tensor, mean: Tensor, std: Tensor, image: Tensor) -> 
     side, channels = int(len(tokens) ** 0.5), [int(std.argmax()), int(std.argmin())]
     columns = [normalise(tokens[None], how, mean, std)[0][:, channels].T.unflatten(1, (side, side)) for how in NORMS]
     rows = [
-        [plots.picture(image), *(plt.get_cmap("PuOr")((c[i] / c.abs().max() / 2 + 0.5).numpy()) for c in columns)]
+        [plots.rgb(image), *(plt.get_cmap("PuOr")((c[i] / c.abs().max() / 2 + 0.5).numpy()) for c in columns)]
         for i in range(2)
     ]
     names = [f"{kind} channel\nchannel {c}" for kind, c in zip(("loudest", "quietest"), channels, strict=True)]

@@ -52,8 +52,6 @@ def train(
     *,
     steps: int = 400,
     batch: int = 32,
-    width: int = 96,
-    depth: int = 6,
     seed: int = 0,
     device: str = "auto",
 ) -> Run:
@@ -67,7 +65,6 @@ def train(
     Args:
         objective: "dino", "ibot" or "clip".
         batch: frames a step, each of another scene, so that no two share a caption.
-        width, depth: of the transformer.
 
     Raises:
         ValueError: an unknown objective, or fewer scenes than a batch has frames.
@@ -77,14 +74,8 @@ def train(
     recipe = Recipe(steps, batch, lr=1e-3, warmup=max(steps // 10, 1), seed=seed)
     dataset = MoviDataset(split="train")
     method = SHARED | (CONTRAST if objective == "clip" else DISTILLATION)
-    config = {
-        "objective": objective,
-        "width": width,
-        "depth": depth,
-        "method": method,
-        "optimiser": "AdamW",
-        "scenes": len(dataset),
-    }
+    config = {"objective": objective, "width": 96, "depth": 6, "method": method}
+    config |= {"optimiser": "AdamW", "scenes": len(dataset)}
     name = f"vit8_{objective}" + (f"-{seed}" if seed else "")
 
     def fit_it(vit: nn.Module, state: State) -> Fitted:
@@ -100,7 +91,7 @@ def train(
             vit.load_state_dict(model.teacher["vit"].state_dict())
         return found
 
-    return load_or_train(name, partial(small_vit.build, width, depth), fit_it, recipe, config, dataset.fingerprint)
+    return load_or_train(name, small_vit.build, fit_it, recipe, config, dataset.fingerprint)
 
 
 def draw(scenes: int, frames: int, recipe: Recipe, step: int) -> tuple[list[int], list[int]]:

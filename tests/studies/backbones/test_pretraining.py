@@ -15,7 +15,7 @@ from lib.data.movi import COLORS, MATERIALS, SHAPES, SIZES, MoviDataset
 from lib.models import backbones, small_vit
 from lib.models.backbones import IMAGENET, Backbone
 from lib.studies.backbones import pretraining
-from lib.studies.backbones.objectives import Contrast, Distillation, class_loss, patch_loss
+from lib.studies.backbones.objectives import Contrast, Distillation, class_loss, encode, patch_loss
 from lib.training import Recipe, State, fit
 
 
@@ -26,11 +26,22 @@ def scenes():
 
 def distillation(patches):
     torch.manual_seed(0)
-    return Distillation(small_vit.build(width=32, depth=1), patches, prototypes=16)
+    return Distillation(small_vit.build(), patches, prototypes=16)
 
 
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_masked_patches_are_replaced_before_positions_are_added():
+    vit = small_vit.build().eval()
+    image, masked = random(1, 3, 128, 128), torch.zeros(1, 16, 16, dtype=torch.bool)
+    masked[0, 3, 5] = True
+    with torch.no_grad():
+        plain, own = encode(vit, image), vit.patch_embed(image)[0, 3, 5]
+        torch.testing.assert_close(plain[:, 0], vit(image))
+        torch.testing.assert_close(encode(vit, image, masked, own), plain)
+        assert not torch.equal(encode(vit, image, masked, own + 1), plain)
 
 
 def test_class_loss_is_the_papers_sum_over_pairs_of_different_views():
@@ -179,7 +190,7 @@ def test_views_are_crops_of_their_own_in_the_backbones_normalisation():
 
 def test_contrast_ignores_filler_and_reads_order_free_of_the_batch():
     torch.manual_seed(0)
-    model = Contrast(small_vit.build(width=32, depth=1), len(pretraining.WORDS), pretraining.LENGTH).eval()
+    model = Contrast(small_vit.build(), len(pretraining.WORDS), pretraining.LENGTH).eval()
     ids = pretraining.word_ids(["a small red metal cube", "a large blue rubber sphere, a small red metal cube"])
     images = random(2, 3, 32, 32)
     image, text, scale = model(images, ids)
@@ -202,7 +213,7 @@ def test_killed_and_resumed_is_uninterrupted(scenes, tmp_path, objective):
 
     def run(state, last=None):
         torch.manual_seed(0)
-        vit = small_vit.build(width=32, depth=1)
+        vit = small_vit.build()
         if objective == "clip":
             model, loss = Contrast(vit, len(pretraining.WORDS), pretraining.LENGTH), pretraining._contrast
         else:
@@ -228,7 +239,7 @@ def test_killed_and_resumed_is_uninterrupted(scenes, tmp_path, objective):
 
 def test_what_is_trained_is_kept_and_loads_as_a_backbone(tmp_path, monkeypatch):
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
-    small = {"steps": 2, "batch": 2, "width": 32, "depth": 1}
+    small = {"steps": 2, "batch": 2}
     trained = pretraining.train("ibot", **small, device="cpu").model
     (path,) = (tmp_path / "checkpoints").glob("vit8_ibot-??????.safetensors")
     tensors, header = checkpoints.load(path)
