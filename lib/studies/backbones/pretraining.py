@@ -47,14 +47,7 @@ DISTILLATION = {
 }
 
 
-def train(
-    objective: str,
-    *,
-    steps: int = 400,
-    batch: int = 32,
-    seed: int = 0,
-    device: str = "auto",
-) -> Run:
+def train(objective: str, *, steps: int = 400, batch: int = 32, seed: int = 0, device: str = "auto") -> Run:
     """Load or train one transformer on all frames of the train split; its `model` is the teacher's or the image tower.
 
     Kept as `vit8_<objective>-HASH` (see `training.load_or_train`), or committed without its hash, because
@@ -167,9 +160,8 @@ def _distil(scenes: list[Scene], recipe: Recipe, net: nn.Module, step: int) -> t
         net.follow(1 - (1 - DISTILLATION["teacher_momentum"]) * (1 + math.cos(math.pi * progress)) / 2)
     images = _images(scenes, *draw(len(scenes), len(scenes[0].video), recipe, step), device)
     large = views(images.repeat(2, 1, 1, 1), DISTILLATION["large"], DISTILLATION["large_scale"])
-    small = views(
-        images.repeat(DISTILLATION["small_views"], 1, 1, 1), DISTILLATION["small"], DISTILLATION["small_scale"]
-    )
+    small = images.repeat(DISTILLATION["small_views"], 1, 1, 1)
+    small = views(small, DISTILLATION["small"], DISTILLATION["small_scale"])
     masked = None
     if net.mask_token is not None:
         masked = blocks(len(large), DISTILLATION["large"] // small_vit.PATCH).to(device)
