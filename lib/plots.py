@@ -15,12 +15,10 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from IPython import display
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 from torch import Tensor
 
@@ -51,15 +49,6 @@ def labels(ids: Tensor) -> np.ndarray:
     """Ids `[H, W]` to `[H, W, 3]`: background black, object i in slot colour i+1."""
     ids = ids.cpu().numpy().astype(int)
     return SLOT_RGB[ids % len(SLOTS)] * (ids != 0)[..., None]
-
-
-def match(masks: Tensor, reference: Tensor) -> Tensor:
-    """Reorder masks `[K, ...]` so that slot k is the one most like slot k of the reference: equal colours, equal slots.
-
-    For looking only: no measure is taken on masks reordered here.
-    """
-    alike = reference.flatten(1).double() @ masks.flatten(1).double().T
-    return masks[torch.as_tensor(linear_sum_assignment(alike.numpy(), maximize=True)[1])]
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), names: Sequence[str] = ()) -> Figure:
@@ -169,7 +158,7 @@ def source(*things: Callable | type) -> None:
         display.display(display.Code(textwrap.dedent(inspect.getsource(thing)), language="python"))
 
 
-def film(frames: Sequence[np.ndarray], name: str, alt: str, milliseconds: int = 120) -> None:
+def film(frames: Sequence[np.ndarray], name: str, alt: str) -> None:
     """Write `figures/<name>.gif` under the output folder from images `[H, W, 3]` in 0..1, and show it.
 
     One palette for all frames: no colour changes from frame to frame. Shown as HTML with `alt` in place of the film
@@ -179,7 +168,7 @@ def film(frames: Sequence[np.ndarray], name: str, alt: str, milliseconds: int = 
     _, height, width, _ = pixels.shape
     strip, buffer = _fewer_colours(Image.fromarray(pixels.reshape(-1, width, 3))), io.BytesIO()
     first, *others = (strip.crop((0, y, width, y + height)) for y in range(0, strip.height, height))
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=120, loop=0)
     _write(name, "gif", buffer.getvalue())
     data = base64.b64encode(buffer.getvalue()).decode()
     tag = f'<img src="data:image/gif;base64,{data}" alt="{html.escape(alt)}" width="{3 * width // 2}">'

@@ -108,12 +108,6 @@ def test_an_image_is_shown_as_it_is_and_nothing_beyond_its_range():
     assert plots.rgb(image).tolist() == [[[0, 0.25, 1]]]
 
 
-def test_slots_are_reordered_to_those_they_are_most_like():
-    reference = torch.eye(4).view(4, 2, 2)
-    order = torch.tensor([2, 0, 3, 1])
-    assert torch.equal(plots.match(0.9 * reference[order] + 0.02, reference), 0.9 * reference + 0.02)
-
-
 def test_a_slot_is_shown_through_its_mask_on_white():
     image, masks = torch.zeros(3, 1, 2), torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
     of_slots = torch.full((2, 3, 1, 2), 0.5)

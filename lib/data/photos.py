@@ -118,7 +118,9 @@ def load(name: str | Path, size: int = 64) -> torch.Tensor:
     Raises:
         DataError: no such photograph, not an image, damaged, or smaller than 32 px; the message names the file.
     """
-    path = _find(name)
+    path = Path(str(files(PACKAGED[name][0]) / PACKAGED[name][1])) if name in PACKAGED else Path(name)
+    if not os.path.isfile(path):
+        raise DataError(f"no photograph {str(name)[:200]!r}; give the path of an image or one of {', '.join(PACKAGED)}")
     image = open_image(path)
     side = min(image.size)
     if side < SMALLEST:
@@ -130,13 +132,3 @@ def load(name: str | Path, size: int = 64) -> torch.Tensor:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image = image.resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
-def _find(name: str | Path) -> Path:
-    if name in PACKAGED:
-        package, file = PACKAGED[str(name)]
-        return Path(str(files(package) / file))
-    path = Path(name)
-    if not os.path.isfile(path):
-        raise DataError(f"no photograph {str(name)[:200]!r}; give the path of an image or one of {', '.join(PACKAGED)}")
-    return path

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -182,3 +183,12 @@ def fingerprint(names: list[str], size: int) -> str:
     """Names, size and a short hash of the pixels; recorded with every run."""
     digest = hashlib.sha256(b"".join((photos.load(n, size) * 255).byte().numpy().tobytes() for n in names))
     return f"photos {','.join(Path(n).name for n in names)} size={size} sha256={digest.hexdigest()[:12]}"
+
+
+def match(masks: Tensor, reference: Tensor) -> Tensor:
+    """Reorder masks `[K, ...]` so that slot k is the one most like slot k of the reference: equal colours, equal slots.
+
+    For looking only: no measure is taken on masks reordered here.
+    """
+    alike = reference.flatten(1).double() @ masks.flatten(1).double().T
+    return masks[torch.as_tensor(linear_sum_assignment(alike.numpy(), maximize=True)[1])]

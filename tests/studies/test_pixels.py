@@ -93,3 +93,9 @@ def test_crop_i_depends_on_the_seed_and_i_alone():
     few, many = pixels.crops(["cat", "coffee"], 3, 32, seed=1), pixels.crops(["cat", "coffee"], 8, 32, seed=1)
     assert torch.equal(few, many[:3]) and many.shape == (8, 3, 32, 32) and 0 <= many.min() and many.max() <= 1
     assert not torch.equal(few, pixels.crops(["cat", "coffee"], 3, 32, seed=2))
+
+
+def test_slots_are_reordered_to_those_they_are_most_like():
+    reference = torch.eye(4).view(4, 2, 2)
+    order = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(pixels.match(0.9 * reference[order] + 0.02, reference), 0.9 * reference + 0.02)
