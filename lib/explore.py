@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lib import plots
 
 
-def slots(models: dict[str, nn.Module], pictures: Tensor) -> widgets.Widget:
-    """A widget: choose model, picture `[N, 3, H, W]`, mask temperature and the noise that slots start from.
+def slot_masks(models: dict[str, nn.Module], images: Tensor) -> widgets.Widget:
+    """A widget: choose model, image `[N, 3, H, W]`, mask temperature and the noise that slots start from.
 
     Introduced in notebooks/ex_slot1.ipynb.
     """
@@ -20,28 +20,28 @@ def slots(models: dict[str, nn.Module], pictures: Tensor) -> widgets.Widget:
         torch.manual_seed(noise)
         with torch.no_grad():
             on = next(models[model].parameters()).device  # training leaves a model where it ran
-            out = models[model](pictures[index : index + 1].to(on), temperature)
-        row = plots.slot_panels(pictures[index], out.reconstruction[0], out.masks[0], out.images[0])
-        plots.grid([row], ["picture", "reconstruction", "masks"])
+            out = models[model](images[index : index + 1].to(on), temperature)
+        row = plots.slot_panels(images[index], out.reconstruction[0], out.masks[0], out.images[0])
+        plots.grid([row], ["image", "reconstruction", "masks"])
         plt.show()
 
     return widgets.interactive(
         show,
         model=list(models),
-        index=widgets.IntSlider(0, 0, len(pictures) - 1, description="picture", continuous_update=False),
+        index=widgets.IntSlider(0, 0, len(images) - 1, description="image", continuous_update=False),
         temperature=widgets.FloatLogSlider(1.0, min=-2, max=0.5, description="temperature", continuous_update=False),
         noise=widgets.IntSlider(0, 0, 20, continuous_update=False),
     )
 
 
-def flagged(pictures: Tensor, maps: dict[str, Tensor], truth: Tensor, thresholds: dict[str, Sequence[float]]):
+def flagged(images: Tensor, maps: dict[str, Tensor], anomalies: Tensor, thresholds: dict[str, Sequence[float]]):
     """A widget: choose a score, a frame `[N, 3, H, W]` and one of the score's thresholds; what is flagged turns red.
 
     Introduced in notebooks/streethazards.ipynb.
 
     Args:
         maps: scores `[N, H, W]` by name.
-        truth: bool `[N, H, W]`, the anomalies, shown beside it.
+        anomalies: bool `[N, H, W]`, ground truth, shown beside it.
         thresholds: of each of these scores, falling and equally many.
     """
     steps = {len(at) for at in thresholds.values()}
@@ -50,11 +50,11 @@ def flagged(pictures: Tensor, maps: dict[str, Tensor], truth: Tensor, thresholds
 
     def show(score: str, index: int, step: int) -> None:
         hot, red = maps[score][index] >= thresholds[score][step], torch.tensor([0.95, 0.1, 0.0])[:, None, None]
-        marked = torch.where(hot, 0.3 * pictures[index] + 0.7 * red, pictures[index])
-        hits = int((hot & truth[index]).sum())
-        title = f"{hits} of {int(truth[index].sum())} anomaly pixels, {int(hot.sum()) - hits} others"
+        marked = torch.where(hot, 0.3 * images[index] + 0.7 * red, images[index])
+        hits = int((hot & anomalies[index]).sum())
+        title = f"{hits} of {int(anomalies[index].sum())} anomaly pixels, {int(hot.sum()) - hits} others"
         title += f"\n{score} from {thresholds[score][step]:.3g}"
-        shown = [plots.picture(pictures[index]), plots.picture(marked), truth[index].numpy()]
+        shown = [plots.rgb(images[index]), plots.rgb(marked), anomalies[index].numpy()]
         plots.grid([shown], ["image", title, "ground truth"]).set_size_inches(11, 2.6)
         plt.show()
 
@@ -62,6 +62,6 @@ def flagged(pictures: Tensor, maps: dict[str, Tensor], truth: Tensor, thresholds
     return widgets.interactive(
         show,
         score=list(thresholds),
-        index=widgets.IntSlider(0, 0, len(pictures) - 1, description="frame", continuous_update=False),
+        index=widgets.IntSlider(0, 0, len(images) - 1, description="frame", continuous_update=False),
         step=widgets.IntSlider((last + 1) // 2, 0, last, description="threshold", continuous_update=False),
     )

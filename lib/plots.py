@@ -1,4 +1,4 @@
-"""Figures: one slot palette everywhere, masks over pictures, a panel a slot, film strips and curves.
+"""Figures: one slot palette everywhere, masks over images, a panel a slot, film strips and curves.
 
 The palette is Paul Tol's (his "muted" scheme, then "bright"), safe for colour-blind readers; slot k has the same colour
 in every figure of the workbook. Introduced in notebooks/ex_slot1.ipynb.
@@ -15,12 +15,11 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from IPython import display
-from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from lib import files, results
@@ -30,41 +29,30 @@ SLOTS = (
     "#332288", "#DDCC77", "#44AA99", "#CC6677", "#88CCEE", "#AA4499", "#117733",
     "#EE7733", "#0077BB", "#BBBBBB", "#999933", "#882255", "#EE3377",
 )  # fmt: skip
-SLOT_MAP = ListedColormap([to_rgb(c) for c in SLOTS])
+SLOT_RGB = np.array([to_rgb(c) for c in SLOTS])
 LIMIT = 300_000  # bytes a committed figure may have
 
 
-def picture(image: Tensor) -> np.ndarray:
-    """`[3, H, W]` in 0..1 to what matplotlib shows, `[H, W, 3]`."""
+def rgb(image: Tensor) -> np.ndarray:
+    """An image `[3, H, W]` in 0..1 as matplotlib shows it, `[H, W, 3]`."""
     return image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 def overlay(image: Tensor, masks: Tensor, strength: float = 0.65) -> np.ndarray:
-    """Winner-takes-all masks `[K, H, W]` in slot colours over a greyed picture `[3, H, W]`: `[H, W, 3]` in 0..1."""
-    grey = picture(image).mean(-1, keepdims=True)
+    """Winner-takes-all masks `[K, H, W]` in slot colours over a greyed image `[3, H, W]`: `[H, W, 3]` in 0..1."""
+    grey = rgb(image).mean(-1, keepdims=True)
     again, slot = np.divmod(masks.detach().cpu().argmax(0).numpy(), len(SLOTS))
-    colours = np.array(SLOT_MAP.colors)[slot] * 0.7 ** again[..., None]
-    return (1 - strength) * grey + strength * colours
+    return (1 - strength) * grey + strength * SLOT_RGB[slot] * 0.7 ** again[..., None]
 
 
 def labels(ids: Tensor) -> np.ndarray:
     """Ids `[H, W]` to `[H, W, 3]`: background black, object i in slot colour i+1."""
     ids = ids.cpu().numpy().astype(int)
-    return np.array(SLOT_MAP.colors)[ids % len(SLOTS)] * (ids != 0)[..., None]
-
-
-def match(masks: Tensor, reference: Tensor) -> Tensor:
-    """Reorder masks `[K, ...]` so that slot k is the one most like slot k of the reference: equal colours, equal slots.
-
-    For looking only: no measure is taken on masks reordered here.
-    """
-    a, b = reference.flatten(1).double(), masks.flatten(1).double()
-    rows, columns = linear_sum_assignment(-(a @ b.T).numpy())
-    return masks[torch.as_tensor(columns[np.argsort(rows)])]
+    return SLOT_RGB[ids % len(SLOTS)] * (ids != 0)[..., None]
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), names: Sequence[str] = ()) -> Figure:
-    """Pictures in rows and columns, a title a column and a name a row; 2-D arrays are shown in grey, 0..1."""
+    """Images in rows and columns, a title a column and a name a row; 2-D arrays are shown in grey, 0..1."""
     height, width = len(rows), max(len(r) for r in rows)
     figure, axes = plt.subplots(height, width, figsize=(1.35 * width + 0.4, 1.35 * height + 0.3), squeeze=False)
     for y, row in enumerate(rows):
@@ -81,20 +69,19 @@ def grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), names
     return figure
 
 
-def slot_panels(image: Tensor, reconstruction: Tensor, masks: Tensor, pictures: Tensor) -> list[np.ndarray]:
-    """One row for `grid`: picture, reconstruction, overlay, then every slot's picture through its mask."""
-    shown = [picture(image), picture(reconstruction), overlay(image, masks)]
-    return shown + [picture(p * m + (1 - m)) for p, m in zip(pictures, masks, strict=True)]
+def slot_panels(image: Tensor, reconstruction: Tensor, masks: Tensor, of_slots: Tensor) -> list[np.ndarray]:
+    """One row for `grid`: image, reconstruction, overlay, then the image that each slot makes, through its mask."""
+    shown = [rgb(image), rgb(reconstruction), overlay(image, masks)]
+    return shown + [rgb(x * m + (1 - m)) for x, m in zip(of_slots, masks, strict=True)]
 
 
 def components(tokens: Tensor) -> np.ndarray:
     """First three principal components of standardised tokens `[n, N, C]`, as colours `[n, N, 3]` in 0..1."""
-    flat = (tokens - tokens.mean((0, 1))) / (tokens.std((0, 1)) + 1e-6)
-    _, axes = torch.linalg.eigh(flat.flatten(0, 1).T.double() @ flat.flatten(0, 1).double())  # the largest come last
-    axes = axes[:, -3:].flip(1).float()
-    colours = flat @ (axes * axes.sum(0).sign())
-    low, high = colours.flatten(0, 1).quantile(0.02, 0), colours.flatten(0, 1).quantile(0.98, 0)
-    return ((colours - low) / (high - low)).clamp(0, 1).numpy()
+    flat = ((tokens - tokens.mean((0, 1))) / (tokens.std((0, 1)) + 1e-6)).flatten(0, 1).numpy()
+    axes = PCA(3).fit(flat).components_
+    colours = flat @ (axes.T * np.sign(axes.sum(1)))
+    low, high = np.quantile(colours, (0.02, 0.98), axis=0)
+    return ((colours - low) / (high - low)).clip(0, 1).reshape(*tokens.shape[:2], 3)
 
 
 def curves(
@@ -155,14 +142,14 @@ def save(figure: Figure, name: str) -> None:
     display.display(display.Image(content))
 
 
-def _fewer_colours(picture: Image.Image) -> Image.Image:
+def _fewer_colours(image: Image.Image) -> Image.Image:
     """256 colours. Rare ones, such as one slot's, survive: median cut, Pillow's default, gives them to neighbours."""
-    if picture.getcolors(1 << 15):
-        return picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    if image.getcolors(1 << 15):
+        return image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
     # That takes ten seconds where photographs have 100,000 colours: let every fourth pixel choose.
-    some = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.NEAREST)
-    palette = some.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
-    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    palette = image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST)
+    palette = palette.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def source(*things: Callable | type) -> None:
@@ -171,21 +158,21 @@ def source(*things: Callable | type) -> None:
         display.display(display.Code(textwrap.dedent(inspect.getsource(thing)), language="python"))
 
 
-def film(frames: Sequence[np.ndarray], name: str, alt: str, milliseconds: int = 120) -> None:
-    """Write `figures/<name>.gif` under the output folder from pictures `[H, W, 3]` in 0..1, and show it.
+def film(frames: Sequence[np.ndarray], name: str, alt: str) -> None:
+    """Write `figures/<name>.gif` under the output folder from images `[H, W, 3]` in 0..1, and show it.
 
     One palette for all frames: no colour changes from frame to frame. Shown as HTML with `alt` in place of the film
-    where there are no pictures: of a bare image/gif, nbconvert shows only the name of the object.
+    where no images are shown: of a bare image/gif, nbconvert shows only the name of the object.
     """
     pixels = np.stack([(f * 255).round().astype(np.uint8) for f in frames])
     _, height, width, _ = pixels.shape
     strip, buffer = _fewer_colours(Image.fromarray(pixels.reshape(-1, width, 3))), io.BytesIO()
     first, *others = (strip.crop((0, y, width, y + height)) for y in range(0, strip.height, height))
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=120, loop=0)
     _write(name, "gif", buffer.getvalue())
-    source = base64.b64encode(buffer.getvalue()).decode()
-    image = f'<img src="data:image/gif;base64,{source}" alt="{html.escape(alt)}" width="{3 * width // 2}">'
-    display.display({"text/html": image, "text/plain": alt}, raw=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    tag = f'<img src="data:image/gif;base64,{data}" alt="{html.escape(alt)}" width="{3 * width // 2}">'
+    display.display({"text/html": tag, "text/plain": alt}, raw=True)
 
 
 def _write(name: str, suffix: str, content: bytes) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib import ROOT, explore, plots
+from lib import ROOT, plots
 from lib.data.movi import MoviDataset
 from lib.models.pixel_autoencoder import Autoencoder
 
@@ -32,7 +32,7 @@ def gradient(side: int = 32) -> np.ndarray:
     """A smooth picture of a thousand colours, and in it two by two pixels of every slot's colour."""
     y, x = np.mgrid[:side, :side] / (side - 1)
     image = np.stack([x, y, 0.5 + 0.5 * np.sin(6 * x * y)], -1)
-    for slot, colour in enumerate(plots.SLOT_MAP.colors):
+    for slot, colour in enumerate(plots.SLOT_RGB):
         row, column = 4 + 6 * (slot // 5), 2 + 6 * (slot % 5)
         image[row : row + 2, column : column + 2] = colour
     return image
@@ -52,7 +52,7 @@ def test_the_notebook_shows_the_bytes_of_the_file_once_and_slots_keep_their_colo
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["a.png"]
     assert Image.open(io.BytesIO(content)).mode == "P" and len(content) < len(drawn.getvalue())
     few, all_ = pixels(io.BytesIO(content)), pixels(drawn)
-    for colour in np.round(255 * np.array(plots.SLOT_MAP.colors)).astype(int):
+    for colour in np.round(255 * plots.SLOT_RGB).astype(int):
         place = (all_ == colour).all(-1)
         assert place.sum() >= 4 and np.abs(few - all_)[place].max() <= 24
 
@@ -91,10 +91,10 @@ def test_any_number_of_slots_and_of_lines(number):
     """The first 13 have the colours of the palette, all of them one of their own."""
     masks = torch.eye(number)[:, None]
     shown = plots.overlay(torch.zeros(3, 1, number), masks, strength=1.0)[0]
-    assert np.allclose(shown[:13], np.array(plots.SLOT_MAP.colors)[:number])
+    assert np.allclose(shown[:13], plots.SLOT_RGB[:number])
     assert len(np.unique(shown.round(4), axis=0)) == number
     ids = plots.labels(torch.arange(number + 1)[None])[0]
-    assert not ids[0].any() and np.allclose(ids[1:], [plots.SLOT_MAP.colors[i % 13] for i in range(1, number + 1)])
+    assert not ids[0].any() and np.allclose(ids[1:], [plots.SLOT_RGB[i % 13] for i in range(1, number + 1)])
     figure, axis = plt.subplots()
     plots.curves(axis, {f"{i}": [[{"step": 0, "a": i}, {"step": 1, "a": i}]] for i in range(number)}, "a", "a")
     colours = [line.get_color() for line in axis.lines]
@@ -103,13 +103,35 @@ def test_any_number_of_slots_and_of_lines(number):
     plt.close(figure)
 
 
-def test_the_slider_draws_any_number_of_slots(monkeypatch):
-    monkeypatch.setattr(plt, "show", lambda: None)
-    model = Autoencoder(size=16, num_slots=15)
-    widget = explore.slots({"a": model}, torch.rand(2, 3, 16, 16))
-    widget.f(model="a", index=1, temperature=1.0, noise=3)
-    assert len([axis for axis in plt.gcf().axes if axis.images]) == 3 + 15
-    plt.close("all")
+def test_an_image_is_shown_as_it_is_and_nothing_beyond_its_range():
+    image = torch.tensor([-1.0, 0.25, 2.0]).view(3, 1, 1).requires_grad_()
+    assert plots.rgb(image).tolist() == [[[0, 0.25, 1]]]
+
+
+def test_a_slot_is_shown_through_its_mask_on_white():
+    image, masks = torch.zeros(3, 1, 2), torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    of_slots = torch.full((2, 3, 1, 2), 0.5)
+    first, second, _, *panels = plots.slot_panels(image, image + 0.25, masks, of_slots)
+    assert (first == 0).all() and (second == 0.25).all()
+    assert [p[0, :, 0].tolist() for p in panels] == [[0.5, 1], [1, 0.5]]
+
+
+def test_a_grid_has_titles_above_and_names_beside():
+    figure = plots.grid([[np.zeros((2, 2))] * 2, [np.zeros((2, 2))]], ["a", "b"], ["first", "second"])
+    assert [a.get_title() for a in figure.axes] == ["a", "b", "", ""]
+    assert [a.get_ylabel() for a in figure.axes] == ["first", "", "second", ""]
+    assert [len(a.images) for a in figure.axes] == [1, 1, 1, 0]
+    plt.close(figure)
+
+
+def test_a_curve_is_the_mean_over_seeds_in_a_band_of_one_deviation():
+    figure, axis = plt.subplots()
+    runs = [[{"step": 0, "x": v}, {"step": 5, "loss": 1.0}, {"step": 9, "x": v + 1}] for v in (1.0, 3.0)]
+    plots.curves(axis, {"a": runs}, "x", "x, px")
+    assert axis.lines[0].get_xydata().tolist() == [[0, 2], [9, 3]], "steps without it are left out"
+    low, high = (f(axis.collections[0].get_paths()[0].vertices[:, 1]) for f in (min, max))
+    assert (low, high) == pytest.approx((2 - 2**0.5, 3 + 2**0.5)) and axis.get_ylabel() == "x, px"
+    plt.close(figure)
 
 
 def test_the_source_that_is_shown_is_what_runs(shown):

@@ -26,22 +26,22 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Shapes:
-    """A seeded set of pictures of flat shapes; picture `i` depends on the settings, the seed and `i` alone.
+    """A seeded set of images of flat shapes; image `i` depends on the settings, the seed and `i` alone.
 
     Introduced in notebooks/ex_slot1.ipynb.
 
     Args:
-        n: pictures in the set.
+        n: images in the set.
         size: side in pixels.
-        count: fewest and most shapes in a picture.
+        count: fewest and most shapes in an image.
         kinds: out of `KINDS`.
-        colours: names out of `COLOURS`; two shapes of one picture may share a colour unless `distinct` is set.
+        colours: names out of `COLOURS`; two shapes of one image may share a colour unless `distinct` is set.
         radius: smallest and largest radius of the circumscribed circle, as a share of `size`.
         overlap: largest share of a shape that later shapes may cover, 0 (none) to 1 (any).
         gap: shapes keep at least so many pixels from each other; meaningful with `overlap` 0.
-        distinct: every shape of a picture has a colour of its own.
+        distinct: every shape of an image has a colour of its own.
         background: RGB in 0..1.
-        seed: sets with different seeds share no picture; training, tuning and reporting use different seeds.
+        seed: sets with different seeds share no image; training, tuning and reporting use different seeds.
 
     Raises:
         DataError: a setting is impossible, or so many shapes do not fit.
@@ -78,9 +78,9 @@ class Shapes:
         return self.n
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Picture float32 `[3, H, W]` in 0..1 and mask uint8 `[H, W]`: 0 background, i+1 the i-th shape."""
+        """Image float32 `[3, H, W]` in 0..1 and mask uint8 `[H, W]`: 0 background, i+1 the i-th shape."""
         if not 0 <= index < self.n:
-            raise IndexError(f"picture {index} of {self.n}")
+            raise IndexError(f"image {index} of {self.n}")
         rng = np.random.default_rng([self.seed, index])
         for _ in range(100):  # a crowded start can leave no room for the rest: begin again, still seeded
             if (drawn := self._draw(rng)) is not None:
@@ -89,9 +89,9 @@ class Shapes:
 
     @cached_property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The whole set: pictures `[n, 3, H, W]` and masks `[n, H, W]`, made once."""
-        pictures, masks = zip(*(self[i] for i in range(self.n)), strict=True)
-        return torch.stack(pictures), torch.stack(masks)
+        """The whole set: images `[n, 3, H, W]` and masks `[n, H, W]`, made once."""
+        images, masks = zip(*(self[i] for i in range(self.n)), strict=True)
+        return torch.stack(images), torch.stack(masks)
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +100,7 @@ class Shapes:
 
     def _draw(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor] | None:
         mask = np.zeros((self.size, self.size), np.uint8)
-        picture = np.broadcast_to(np.float32(self.background), (self.size, self.size, 3)).copy()
+        image = np.broadcast_to(np.float32(self.background), (self.size, self.size, 3)).copy()
         count = int(rng.integers(self.count[0], self.count[1] + 1))
         colours = rng.choice(len(self.colours), count, replace=not self.distinct)
         areas = np.zeros(count)
@@ -112,15 +112,14 @@ class Shapes:
                 inside = _inside(kind, self.size, centre, radius, rng.uniform(0, 2 * math.pi))
                 covered = np.bincount(mask[inside], minlength=i + 1)[1 : i + 1]
                 left = np.bincount(mask.ravel(), minlength=i + 1)[1 : i + 1] - covered
-                near = binary_dilation(inside, iterations=self.gap) if self.gap else inside
-                apart = self.gap == 0 or not mask[near].any()
+                apart = not self.gap or not mask[binary_dilation(inside, iterations=self.gap)].any()
                 if apart and inside.any() and (left >= (1 - self.overlap) * areas[:i]).all() and (left > 0).all():
                     break
             else:
                 return None
             mask[inside], areas[i] = i + 1, inside.sum()
-            picture[inside] = COLOURS[self.colours[colours[i]]]
-        return torch.from_numpy(picture).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)
+            image[inside] = COLOURS[self.colours[colours[i]]]
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)
 
 
 def _inside(kind: str, size: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:

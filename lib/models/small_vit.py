@@ -6,30 +6,16 @@ Introduced in notebooks/backbone_comparison.ipynb; trained by lib/studies/backbo
 from pathlib import Path
 
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, where
 
 from lib.models.weights import WeightsError, fit, label, read
 
-SIDE, PATCH, HEAD_WIDTH = 128, 8, 32
+PATCH, HEAD_WIDTH = 8, 32
 
 
-def build(width: int = 96, depth: int = 6) -> VisionTransformer:
-    """Untrained, from torch's generator; 0.71 million parameters as it stands. Takes any sides divisible by 8.
-
-    Raises:
-        ValueError: the width is no multiple of a head's 32 channels.
-    """
-    if width % HEAD_WIDTH:
-        raise ValueError(f"width is {width}; choose a multiple of {HEAD_WIDTH}, the width of a head")
-    return VisionTransformer(
-        img_size=SIDE,
-        patch_size=PATCH,
-        embed_dim=width,
-        depth=depth,
-        num_heads=width // HEAD_WIDTH,
-        num_classes=0,
-        dynamic_img_size=True,
-    )
+def build() -> VisionTransformer:
+    """Untrained, from torch's generator; 0.71 million parameters. Takes any sides divisible by 8."""
+    sizes = {"img_size": 128, "patch_size": PATCH, "embed_dim": 96, "depth": 6, "num_heads": 96 // HEAD_WIDTH}
+    return VisionTransformer(**sizes, num_classes=0, dynamic_img_size=True)
 
 
 def restore(name: str, path: Path) -> tuple[VisionTransformer, str]:
@@ -40,24 +26,6 @@ def restore(name: str, path: Path) -> tuple[VisionTransformer, str]:
     """
     if not path.exists():
         raise WeightsError(f"{path} does not exist; pretraining.train({name.removeprefix('vit8_')!r}) makes it")
-    state = read(path)
-    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
-    width = state["norm.weight"].numel() if "norm.weight" in state else 0
-    network = build(width, depth) if 0 < width <= 1024 and not width % HEAD_WIDTH and depth <= 48 else build()
-    fit(network, state, name, path.name)
+    network = build()
+    fit(network, read(path), name, path.name)
     return network, label(path)
-
-
-def encode(
-    vit: VisionTransformer, images: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None
-) -> Tensor:
-    """Tokens after the last LayerNorm, the class token first: `[B, 1 + N, C]`.
-
-    Args:
-        images: normalised, `[B, 3, H, W]`.
-        masked: bool `[B, H / 8, W / 8]`; these patches are replaced by `mask_token` `[C]` before positions are added.
-    """
-    tokens = vit.patch_embed(images)  # [B, H / 8, W / 8, C]
-    if masked is not None:
-        tokens = where(masked[..., None], mask_token.to(tokens.dtype), tokens)
-    return vit.norm(vit.blocks(vit.norm_pre(vit._pos_embed(tokens))))

@@ -3,22 +3,44 @@
 Shared by the five notebooks, so that a checkpoint trained in one is the checkpoint loaded in another.
 """
 
+import hashlib
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from lib.data import photos
 from lib.data.shapes import Shapes
+from lib.files import DataError
 from lib.metrics import objects
 from lib.models.pixel_autoencoder import Autoencoder
 from lib.training import Fitted, Recipe, Run, State, fit, indices, load_or_train
 
 OF_OBJECTS = ("fg_ari", "ari", "mbo")  # measures that need the ground truth
 OF_MASKS = ("mask_entropy", "mask_similarity", "active_slots")
+#: Outlines drawn by hand for this workbook, (x, y) as shares of the central square, back to front. Coarse on purpose:
+#: good to about two pixels at 128, which is what a statement about objecthood needs.
+OUTLINES = {
+    "coffee": {
+        "saucer": [(0.19, 0.18), (0.10, 0.24), (0.04, 0.32), (0.0, 0.42), (0.0, 0.60), (0.05, 0.72), (0.13, 0.82),
+                   (0.24, 0.895), (0.38, 0.945), (0.52, 0.955), (0.66, 0.93), (0.79, 0.87), (0.88, 0.77), (0.93, 0.64),
+                   (0.94, 0.49), (0.90, 0.36), (0.84, 0.26), (0.76, 0.20), (0.45, 0.13)],
+        "cup": [(0.18, 0.24), (0.21, 0.14), (0.29, 0.075), (0.42, 0.045), (0.56, 0.055), (0.68, 0.11), (0.755, 0.20),
+                (0.765, 0.29), (0.74, 0.42), (0.69, 0.54), (0.63, 0.59), (0.57, 0.60), (0.55, 0.665), (0.50, 0.69),
+                (0.395, 0.675), (0.36, 0.74), (0.31, 0.77), (0.25, 0.745), (0.235, 0.69), (0.27, 0.585), (0.235, 0.49),
+                (0.20, 0.36)],
+        "spoon": [(0.755, 0.17), (0.80, 0.165), (0.81, 0.20), (0.765, 0.34), (0.715, 0.55), (0.755, 0.66), (0.75, 0.75),
+                  (0.70, 0.81), (0.63, 0.81), (0.575, 0.75), (0.565, 0.67), (0.60, 0.61), (0.68, 0.57), (0.72, 0.42),
+                  (0.76, 0.28)],
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,3 +152,51 @@ def measure(model: nn.Module, images: Tensor, ids: Tensor | None, temperature: f
         attention = torch.cat([out.attention for out in outs])
         row["fg_ari_attention"] = float(np.nanmean(objects.evaluate(ids, attention)["fg_ari"]))
     return row | {"mse": float((reconstruction - images).pow(2).mean()), "masks": masks}
+
+
+def outlines(name: str, size: int = 64) -> Tensor:
+    """Ids uint8 `[size, size]` of the objects outlined by hand in a photograph: 0 background, then `OUTLINES` in order.
+
+    Introduced in notebooks/ex_slot3.ipynb.
+
+    Raises:
+        DataError: nobody has outlined this photograph.
+    """
+    if name not in OUTLINES:
+        raise DataError(f"no outlines for {str(name)!r}; there are some for {', '.join(OUTLINES)}")
+    canvas = Image.new("L", (size, size))
+    for i, outline in enumerate(OUTLINES[name].values(), start=1):
+        ImageDraw.Draw(canvas).polygon([(x * size - 0.5, y * size - 0.5) for x, y in outline], fill=i)
+    return torch.from_numpy(np.array(canvas))
+
+
+def crops(names: list[str], n: int, size: int, seed: int) -> Tensor:
+    """`n` random squares of photographs, `[n, 3, size, size]`: 40 to 100 % of the side, half of them mirrored.
+
+    Crop `i` depends on the seed and `i` alone. Introduced in notebooks/ex_slot2.ipynb.
+    """
+    whole = [photos.load(name, 4 * size) for name in names]
+    made = []
+    for i in range(n):
+        rng = np.random.default_rng([seed, i])
+        side = int(rng.uniform(0.4, 1.0) * 4 * size)
+        top, left = rng.integers(0, 4 * size - side + 1, 2)
+        cut = whole[int(rng.integers(len(whole)))][:, top : top + side, left : left + side]
+        cut = torch.nn.functional.interpolate(cut[None], (size, size), mode="bilinear", antialias=True)[0]
+        made.append(cut.flip(-1) if rng.random() < 0.5 else cut)
+    return torch.stack(made).clamp(0, 1)
+
+
+def fingerprint(names: list[str], size: int) -> str:
+    """Names, size and a short hash of the pixels; recorded with every run."""
+    digest = hashlib.sha256(b"".join((photos.load(n, size) * 255).byte().numpy().tobytes() for n in names))
+    return f"photos {','.join(Path(n).name for n in names)} size={size} sha256={digest.hexdigest()[:12]}"
+
+
+def match(masks: Tensor, reference: Tensor) -> Tensor:
+    """Reorder masks `[K, ...]` so that slot k is the one most like slot k of the reference: equal colours, equal slots.
+
+    For looking only: no measure is taken on masks reordered here.
+    """
+    alike = reference.flatten(1).double() @ masks.flatten(1).double().T
+    return masks[torch.as_tensor(linear_sum_assignment(alike.numpy(), maximize=True)[1])]

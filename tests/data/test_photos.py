@@ -58,29 +58,7 @@ def test_tiny_and_missing_files_are_named(tmp_path):
         photos.load("dog")
 
 
-def test_the_fingerprint_follows_the_pixels():
-    assert photos.fingerprint(["cat"], 32) == photos.fingerprint(["cat"], 32)
-    assert len({photos.fingerprint([n], s) for n, s in (("cat", 32), ("cat", 33), ("coffee", 32))}) == 3
-
-
-def test_outlined_objects():
-    ids = photos.objects("coffee", 128)
-    assert ids.unique().tolist() == [0, 1, 2, 3] and ids.shape == (128, 128)
-    assert ids[35, 50] == 2 and ids[92, 85] == 3 and ids[110, 60] == 1 and ids[5, 5] == 0, "cup, spoon, saucer, table"
-    cup = photos.load("coffee", 128)[:, ids == 2].mean(1)
-    table = photos.load("coffee", 128)[:, ids == 0].mean(1)
-    assert cup.mean() > table.mean() + 0.1, "the cup is the bright thing"
-    with pytest.raises(DataError, match="no outlines for 'cat'.*coffee"):
-        photos.objects("cat")
-
-
-def test_crop_i_depends_on_the_seed_and_i_alone():
-    few, many = photos.crops(["cat", "coffee"], 3, 32, seed=1), photos.crops(["cat", "coffee"], 8, 32, seed=1)
-    assert torch.equal(few, many[:3]) and many.shape == (8, 3, 32, 32) and 0 <= many.min() and many.max() <= 1
-    assert not torch.equal(few, photos.crops(["cat", "coffee"], 3, 32, seed=2))
-
-
-# what a picture of yours may be
+# what an image of yours may be
 
 RAMP = np.linspace(0, 1, 40 * 50).reshape(40, 50)
 

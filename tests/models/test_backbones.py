@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from lib.data import photos
-from lib.models import backbones, small_vit, weights
+from lib.models import backbones, weights
 from lib.models.backbones import WeightsError, load
 
 OFFLINE = "no weights of .* from the hub"
@@ -158,45 +158,6 @@ def test_registers_are_counted(tmp_path, side):
     if side == 518:
         for key in ("pos_embed", "cls_token", "reg_token"):
             torch.testing.assert_close(backbone.network.state_dict()[key], network.state_dict()[key])
-
-
-def test_a_small_transformer_comes_back_in_its_own_size_and_as_timm_computes_it(tmp_path):
-    """Half precision and the names of training checkpoints; the last block's output without the class token."""
-    network = small_vit.build(width=64, depth=2).eval()
-    caught = []
-    network.blocks[-1].register_forward_hook(lambda _, __, out: caught.append(out))
-    save_file({f"model.{k}": v.half() for k, v in network.state_dict().items()}, tmp_path / "vit8_ibot.safetensors")
-    network.load_state_dict({k: v.half().float() for k, v in network.state_dict().items()})
-    backbone = load("vit8_ibot", tmp_path)
-    assert (backbone.dim, backbone.strides, backbone.positions) == (64, (8,), True)
-    assert "vit8_ibot.safetensors sha256" in backbone.provenance
-    picture = images(128, 1)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in backbones.IMAGENET)
-    normalised = (picture - mean) / std
-    with torch.no_grad():
-        whole = network(normalised)
-    found = backbone(picture)
-    assert found.grid == (16, 16) and whole.shape == (1, 64)
-    torch.testing.assert_close(found.tokens, caught[0][:, 1:], atol=1e-5, rtol=1e-4)
-    masked = torch.zeros(1, 16, 16, dtype=torch.bool)
-    masked[0, 3, 5] = True
-    with torch.no_grad():
-        plain = small_vit.encode(network, normalised)
-        torch.testing.assert_close(plain[:, 0], whole)
-        own = network.patch_embed(normalised)[0, 3, 5]
-        torch.testing.assert_close(small_vit.encode(network, normalised, masked, own), plain)
-        assert not torch.equal(small_vit.encode(network, normalised, masked, own + 1), plain)
-
-
-def test_small_transformers_that_are_not_there_say_what_trains_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(backbones, "ROOT", tmp_path)
-    with pytest.raises(WeightsError, match=r"vit8_dino.safetensors does not exist; pretraining.train\('dino'\)"):
-        load("vit8_dino", tmp_path)
-    save_file({"conv": torch.zeros(2)}, tmp_path / "vit8_clip.safetensors")
-    with pytest.raises(WeightsError, match="vit8_clip.safetensors holds no weights of vit8_clip"):
-        load("vit8_clip", tmp_path)
-    with pytest.raises(ValueError, match="multiple of 32"):
-        small_vit.build(width=100)
 
 
 def test_frozen_whatever_is_asked():

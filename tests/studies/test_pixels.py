@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lib.data import DataError, photos
 from lib.data.shapes import Shapes
 from lib.studies import pixels
 from lib.studies.pixels import Config
@@ -79,3 +80,31 @@ def test_the_schedule_runs_from_one_to_a_hundredth():
     values = [pixels.linear_temperature(s, 100) for s in range(100)]
     assert values == sorted(values, reverse=True)
     assert pixels.linear_temperature(7, 100, 0.5, 0.5) == 0.5
+
+
+def test_the_fingerprint_follows_the_pixels():
+    assert pixels.fingerprint(["cat"], 32) == pixels.fingerprint(["cat"], 32)
+    assert len({pixels.fingerprint([n], s) for n, s in (("cat", 32), ("cat", 33), ("coffee", 32))}) == 3
+
+
+def test_outlined_objects():
+    ids = pixels.outlines("coffee", 128)
+    assert ids.unique().tolist() == [0, 1, 2, 3] and ids.shape == (128, 128)
+    assert ids[35, 50] == 2 and ids[92, 85] == 3 and ids[110, 60] == 1 and ids[5, 5] == 0, "cup, spoon, saucer, table"
+    cup = photos.load("coffee", 128)[:, ids == 2].mean(1)
+    table = photos.load("coffee", 128)[:, ids == 0].mean(1)
+    assert cup.mean() > table.mean() + 0.1, "the cup is the bright thing"
+    with pytest.raises(DataError, match="no outlines for 'cat'.*coffee"):
+        pixels.outlines("cat")
+
+
+def test_crop_i_depends_on_the_seed_and_i_alone():
+    few, many = pixels.crops(["cat", "coffee"], 3, 32, seed=1), pixels.crops(["cat", "coffee"], 8, 32, seed=1)
+    assert torch.equal(few, many[:3]) and many.shape == (8, 3, 32, 32) and 0 <= many.min() and many.max() <= 1
+    assert not torch.equal(few, pixels.crops(["cat", "coffee"], 3, 32, seed=2))
+
+
+def test_slots_are_reordered_to_those_they_are_most_like():
+    reference = torch.eye(4).view(4, 2, 2)
+    order = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(pixels.match(0.9 * reference[order] + 0.02, reference), 0.9 * reference + 0.02)

@@ -30,21 +30,6 @@ from lib.studies.objects.final import ObjectStudy, control_masks
 from lib.training import Recipe, Run
 
 GRID = 16  # tokens a side
-#: Strides and side of the picture in pixels; transformers have 16 x 16 tokens of their own at these sizes.
-SOURCES = {
-    "efficientnet_lite0": ((2, 4), 256),
-    "efficientnet_lite1": ((2, 4), 256),
-    "efficientnet_lite2": ((2, 4), 256),
-    "vit8_dino": (None, 128),
-    "vit8_ibot": (None, 128),
-    "vit8_clip": (None, 128),
-    "vit8_random": (None, 128),
-    "random_vits14": (None, 224),
-    "pixels": ((8,), 128),
-    "dinov2_vits14": (None, 224),
-    "dino_vits16": (None, 256),
-    "clip_vitb16": (None, 256),
-}
 #: Faults of the original study that are in the backbone; written after its name and a comma.
 FAULTS = ("attention across the batch", "no pixel normalisation")
 
@@ -57,9 +42,10 @@ def network(backbone: str) -> Backbone:
         ValueError: an unknown name or fault.
     """
     base, _, fault = backbone.partition(", ")
-    if base not in SOURCES or fault not in ("", *FAULTS):
-        raise ValueError(f"{backbone!r} is no backbone; choose {', '.join(SOURCES)}, and a fault: {', '.join(FAULTS)}")
-    found = backbones.load(base, strides=SOURCES[base][0])
+    if base not in backbones.NAMES or fault not in ("", *FAULTS):
+        known = ", ".join(backbones.NAMES)
+        raise ValueError(f"{backbone!r} is no backbone; choose {known}, and a fault: {', '.join(FAULTS)}")
+    found = backbones.load(base, strides=(8,) if base == "pixels" else (2, 4))
     if fault == FAULTS[0]:
         if not found.positions:
             raise ValueError(f"{base} has no attention; choose a transformer")
@@ -72,18 +58,23 @@ def network(backbone: str) -> Backbone:
     return found
 
 
+def side(network: Backbone) -> int:
+    """Of its images, in pixels: one patch a token; of CNNs, whose joined stages are finer than the grid, 256."""
+    return 256 if len(network.strides) > 1 else GRID * network.strides[0]
+
+
 @lru_cache
 def scenes(trials: ObjectStudy, backbone: str, name: str, every: int = 0) -> Split:
     """A split with the tokens of a backbone, every so many frames of a video; as `ObjectStudy.scenes` if 0."""
     step = every or (2 if name == "train" else trials.every)
     data = MoviDataset(trials.root, name, fields=("video", "segmentations"), frames=slice(None, None, step))
-    return Split(data, network(backbone), SOURCES[backbone.partition(", ")[0]][1], GRID)
+    return Split(data, network(backbone), side(network(backbone)), GRID)
 
 
 @torch.no_grad()
 def tokens(backbone: str, images: Tensor) -> Tensor:
     """Tokens of images `[B, 3, H, W]` in 0..1, on the study's grid: `[B, N, C]`; not kept."""
-    return features.tokens_of(network(backbone), images, SOURCES[backbone.partition(", ")[0]][1], GRID)
+    return features.tokens_of(network(backbone), images, side(network(backbone)), GRID)
 
 
 def costs(names: list[str], images: Tensor, rules: objects_experiment.ImageConfig) -> dict[str, dict[str, float]]:
@@ -106,7 +97,7 @@ def costs(names: list[str], images: Tensor, rules: objects_experiment.ImageConfi
 
 
 @dataclass(frozen=True)
-class Study:
+class BackboneStudy:
     """Trainings and what is measured of them, for `sweeps.rows`.
 
     Args:
@@ -173,12 +164,12 @@ class Study:
         row["train"] = {k: float(np.nanmean(v)) for k, v in seen.items()}
         columns = materials.judge(found["refined"], truth)[["best", "recall"]]
         columns = columns.join(reflections.reflections(found["raw"], truth, pictures)[list(reflections.STORED)])
-        slots = [self.held(model, backbone, *part) for part in self._parts()]
+        slots, tables = zip(*(self.held(model, backbone, s) for s in ("train", self.trials.held_out)), strict=True)
         return row | {
             "threshold": threshold,
             "course": course(run.history),
             "objects": {name: pack(columns[name]) for name in columns},
-            "probes": _probed({"slots": [x for x, _ in slots]}, [table for _, table in slots]),
+            "probes": probes.probes({"slots": slots}, *tables),
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         }
 
@@ -194,28 +185,26 @@ class Study:
         row: dict[str, Any] = {stage: objects_experiment.scores(masks, truth) for stage, masks in found.items()}
         row["objects"] = {"best": pack(materials.judge(found["refined"], truth)["best"])}
         inputs, tables = {"tokens": [], "colours": []}, []
-        for split, every in self._parts():
-            data = scenes(self.trials, backbone, split, every)
-            (pictures, truth), table = data.images(), self.objects(split, every)
+        for split in ("train", self.trials.held_out):
+            data, table = scenes(self.trials, backbone, split, self._every(split)), self.objects(split)
+            pictures, truth = data.images()
             maps = data.features.batch(slice(None)).transpose(1, 2).unflatten(2, data.features.grid)
             inputs["tokens"].append(probes.under_truth(maps, truth, table))
             inputs["colours"].append(probes.under_truth(pictures, truth, table))
             tables.append(table)
-        return row | {"probes": _probed(inputs, tables)}
+        return row | {"probes": probes.probes(inputs, *tables)}
 
-    def held(self, model: nn.Module, backbone: str, split: str = "", every: int = 0) -> tuple[np.ndarray, pd.DataFrame]:
-        """Slots that hold an object `[m, D]`, matched on raw masks, and the objects' rows, of one split."""
-        data = scenes(self.trials, backbone, split or self.trials.held_out, every or self.trials.every)
-        truth, table = data.images()[1], self.objects(split, every)
+    def held(self, model: nn.Module, backbone: str, split: str) -> tuple[np.ndarray, pd.DataFrame]:
+        """Slots that hold an object `[m, D]`, matched on raw masks, and the rows of `objects` of these."""
+        data = scenes(self.trials, backbone, split, self._every(split))
+        truth, table = data.images()[1], self.objects(split)
         with torch.no_grad():
             torch.manual_seed(0)
             seen = model(data.features.batch(slice(None)))
         judged = materials.judge(on_image(seen.attention, truth.shape[-2:]), truth)
         kept = (judged.matched >= 0).to_numpy()
-        return probes.under_slots(seen.slots, judged[kept]), table[kept]
-
-    def _parts(self) -> tuple[tuple[str, int], tuple[str, int]]:
-        return (self.trials.splits[0], 24), (self.trials.held_out, self.trials.every)
+        slots = seen.slots[judged.image[kept].tolist(), judged.matched[kept].tolist()]
+        return slots.double().cpu().numpy(), table[kept]
 
     @torch.no_grad()
     def by_scene(self, model: nn.Module, backbone: str, split: str) -> np.ndarray:
@@ -230,11 +219,14 @@ class Study:
             found.append(np.nanmean([fg_ari(*pair) for pair in zip(scene.masks, winners, strict=True)]))
         return np.array(found)
 
-    def objects(self, split: str = "", every: int = 0) -> pd.DataFrame:
-        """`materials.objects_of` of a split, the held-out one if "", every so many frames."""
-        frames = slice(None, None, every or self.trials.every)
-        data = MoviDataset(self.trials.root, split or self.trials.held_out, fields=materials.FIELDS, frames=frames)
+    def objects(self, split: str) -> pd.DataFrame:
+        """`materials.objects_of` a split: of the images that are measured; of training scenes, every 24th frame."""
+        frames = slice(None, None, self._every(split))
+        data = MoviDataset(self.trials.root, split, fields=materials.FIELDS, frames=frames)
         return materials.objects_of((data[i] for i in range(len(data))), frames)
+
+    def _every(self, split: str) -> int:
+        return 24 if split == "train" else self.trials.every
 
 
 def course(history: list[dict[str, float]]) -> list[list[float]]:
@@ -247,9 +239,3 @@ def course(history: list[dict[str, float]]) -> list[list[float]]:
         losses = [r["loss"] for r in history if row["step"] - 100 < r["step"] <= row["step"]]
         found.append([row["step"], round(float(np.mean(losses)), 4), round(row["fg_ari"], 4)])
     return found
-
-
-def _probed(inputs: dict[str, list[np.ndarray]], tables: list[pd.DataFrame]) -> dict[str, dict[str, float]]:
-    """Linear probes for each attribute: fitted on training scenes, scored on held-out ones; each input has both."""
-    table = probes.probes(inputs, *tables)
-    return {f"{r.input} {r.attribute}": r._asdict() for r in table.itertuples(index=False)}

@@ -3,15 +3,19 @@
 Introduced in notebooks/backbone_comparison.ipynb.
 """
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lib import plots
 from lib.data.movi import COLORS, SHAPES
+from lib.metrics.intervals import label
 from lib.models.dinosaur import NORMS, normalise
 
 _COLORS = ("#2A4BD7", "#814A19", "#29D0D0", "#8A8A8A", "#1D8B3A", "#8126C0", "#D02525", "#E8C51A")
@@ -35,7 +39,7 @@ def cases(rows: pd.DataFrame, images: Tensor, truth: Tensor, masks: Tensor) -> F
         mine = (truth[image] == i).numpy()
         y, x = (int(np.clip(at.mean(), 24, n - 24)) for at, n in zip(np.nonzero(mine), mine.shape, strict=True))
         box = (slice(y - 24, y + 24), slice(x - 24, x + 24))
-        shown = [plots.picture(images[image]), plots.labels(truth[image]), plots.overlay(images[image], masks[image])]
+        shown = [plots.rgb(images[image]), plots.labels(truth[image]), plots.overlay(images[image], masks[image])]
         panels.append([panel[box] for panel in shown])
         boxes.append(mine[box])
     titles = [f"{r.material} {r.shape}\nimage {r.image}, object {r.id}" for r in rows.itertuples()]
@@ -74,7 +78,7 @@ def normalisations(tokens: Tensor, mean: Tensor, std: Tensor, image: Tensor) -> 
     side, channels = int(len(tokens) ** 0.5), [int(std.argmax()), int(std.argmin())]
     columns = [normalise(tokens[None], how, mean, std)[0][:, channels].T.unflatten(1, (side, side)) for how in NORMS]
     rows = [
-        [plots.picture(image), *(plt.get_cmap("PuOr")((c[i] / c.abs().max() / 2 + 0.5).numpy()) for c in columns)]
+        [plots.rgb(image), *(plt.get_cmap("PuOr")((c[i] / c.abs().max() / 2 + 0.5).numpy()) for c in columns)]
         for i in range(2)
     ]
     names = [f"{kind} channel\nchannel {c}" for kind, c in zip(("loudest", "quietest"), channels, strict=True)]
@@ -84,4 +88,23 @@ def normalisations(tokens: Tensor, mean: Tensor, std: Tensor, image: Tensor) -> 
             axis.set_title(f"{how}\nsd {column[i].std(correction=0):.3g}", fontsize=8)
     figure.set_size_inches(8.5, 3.8)
     figure.tight_layout(pad=0.4)
+    return figure
+
+
+def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequence[str]) -> Figure:
+    """FG-ARI and mBO of every backbone (rows) under every normalisation; input above, target below.
+
+    The last column has "image" on both sides and is the same above and below.
+    """
+    size = (8, 2 * (0.3 * len(backbones) + 0.9))
+    figure, axes = plt.subplots(2, 2, figsize=size, layout="constrained", sharey=True)
+    for line, side in zip(axes, ("input", "target"), strict=True):
+        columns = {n: f"{side} {n}" for n in norms} | {"image,\nboth": "both image"}
+        for axis, (key, top) in zip(line, {"fg_ari": 0.7, "mbo": 0.4}.items(), strict=True):
+            means = {name: found[key]["mean"] for name, found in summary.items() if key in found}
+            table = pd.DataFrame({c: [means.get(f"{b}, {n}", np.nan) for b in backbones] for c, n in columns.items()})
+            style = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 7}, "cbar": False, "yticklabels": backbones}
+            sns.heatmap(table, ax=axis, cmap="cividis", vmin=0, vmax=top, **style)
+            axis.set_title(f"{label(key)}, {side} normalised", fontsize=9)
+            axis.tick_params(labelsize=8)
     return figure

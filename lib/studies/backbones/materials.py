@@ -4,7 +4,7 @@ Tables are pandas frames, a row an object of an image. Objects of one scene are 
 interval draws scenes. Introduced in notebooks/backbone_comparison.ipynb.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -22,11 +22,11 @@ from lib.studies.backbones.silhouettes import GEOMETRY, full_pixels
 FIELDS = ("segmentations", "material", "shape", "size", "color", *GEOMETRY)
 #: What `adjusted` holds constant beside the scene.
 TERMS = ("metal", "large", "log2 area", "hidden", "log2 distance", "border")
-#: Of the same objects, one a seed; a single table is that of a control without seeds.
-Tables = Mapping[int | None, pd.DataFrame] | pd.DataFrame
+#: Of the same objects, one a seed; that of a control without seeds is under None.
+Tables = Mapping[int | None, pd.DataFrame]
 
 
-def objects_of(scenes: Iterable[Scene], frames: slice | Sequence[int] | None = None) -> pd.DataFrame:
+def objects_of(scenes: Iterable[Scene], frames: slice) -> pd.DataFrame:
     """Every object in sight, image by image and by rising id, as `judge` has them.
 
     Args:
@@ -34,18 +34,16 @@ def objects_of(scenes: Iterable[Scene], frames: slice | Sequence[int] | None = N
         frames: those that the scenes were loaded with.
 
     Returns:
-        Columns `image` (scene x T + frame), `scene`, `id`; `material`, `shape`,
-        `size` and `color` in words, by id; `mistaken`, the material that the original study read, see `by_rank`;
-        `mixed`, whether the scene holds both materials; `area`, visible pixels; `hidden`, the share of its outline
-        within the frame that other objects cover (`silhouettes.full_pixels`); `distance`, pixels between its visible
-        mask and the nearest other one, 1 where they touch, NaN where it is alone; `border`, whether it meets the
-        frame's edge.
+        Columns `image` (scene x T + frame), `scene`, `id`; `material`, `shape`, `size` and `color` in words, by id;
+        `mistaken`, the material that the original study read, see `by_rank`; `mixed`, whether the scene holds both
+        materials; `area`, visible pixels; `hidden`, the share of its outline within the frame that other objects cover
+        (`silhouettes.full_pixels`); `distance`, pixels between its visible mask and the nearest other one, 1 where they
+        touch, NaN where it is alone; `border`, whether it meets the frame's edge.
     """
     rows = []
-    chosen = (frames or slice(None)) if frames is None or isinstance(frames, slice) else list(frames)
     for s, scene in enumerate(scenes):
         total = len(scene.extra["instances/positions"]) // (3 * len(scene.shape))
-        numbers = np.arange(total)[chosen]
+        numbers = np.arange(total)[frames]
         full = full_pixels(scene, numbers)
         for t, ids in enumerate(scene.masks):
             seen = np.unique(ids[ids > 0])
@@ -112,7 +110,7 @@ def judge(masks: Tensor, truth: Tensor) -> pd.DataFrame:
 def gaps(tables: Tables, value: str) -> dict[int | None, NDArray[np.float64]]:
     """By seed: mean of metal minus mean of rubber in each scene, over all of its images; NaN where one is missing."""
     found = {}
-    for seed, table in _by_seed(tables).items():
+    for seed, table in tables.items():
         means = table.groupby(["scene", "material"])[value].mean().unstack().reindex(columns=MATERIALS)
         found[seed] = (means["metal"] - means["rubber"]).to_numpy()
     return found
@@ -146,8 +144,8 @@ def adjusted(tables: Tables, value: str) -> pd.DataFrame:
     Returns:
         Columns of `intervals.difference`, `effect` for "difference"; rows `metal, alone` and `TERMS`.
     """
-    fits = {seed: _fits(table[table.mixed], value) for seed, table in _by_seed(tables).items()}
-    rows, scenes = {}, min(table[table.mixed].scene.nunique() for table in _by_seed(tables).values())
+    fits = {seed: _fits(table[table.mixed], value) for seed, table in tables.items()}
+    rows, scenes = {}, min(table[table.mixed].scene.nunique() for table in tables.values())
     for i, term in enumerate(["metal, alone", *TERMS]):
         drawn = {seed: fit[1:, i] for seed, fit in fits.items()}
         rows[term] = difference({s: f[0, i] for s, f in fits.items()}, 0.0, draws=(drawn, 0.0), units=scenes)
@@ -157,18 +155,9 @@ def adjusted(tables: Tables, value: str) -> pd.DataFrame:
 def _fits(objects: pd.DataFrame, value: str) -> NDArray[np.float64]:
     """Coefficients `[1 + DRAWS, 1 + TERMS]` of one seed's objects: of all scenes, then of each draw of them."""
     some = objects.dropna(subset=[value, "distance"])
-    terms = pd.DataFrame(
-        {
-            "metal": some.material == "metal",
-            "large": some["size"] == "large",
-            "log2 area": np.log2(some.area),
-            "hidden": some.hidden,
-            "log2 distance": np.log2(some.distance),
-            "border": some.border,
-        },
-        dtype=float,
-    )
-    within = terms.assign(_y=some[value].astype(float))
+    terms = {"metal": some.material == "metal", "large": some["size"] == "large", "log2 area": np.log2(some.area)}
+    terms |= {"hidden": some.hidden, "log2 distance": np.log2(some.distance), "border": some.border}
+    within = pd.DataFrame(terms, dtype=float).assign(_y=some[value].astype(float))
     within = (within - within.groupby(some.scene).transform("mean")).to_numpy()
     scenes, where = np.unique(some.scene, return_inverse=True)
     fits = []
@@ -177,7 +166,3 @@ def _fits(objects: pd.DataFrame, value: str) -> NDArray[np.float64]:
         alone = np.linalg.lstsq(x[:, :1], x[:, -1])[0]
         fits.append(np.concatenate([alone, np.linalg.lstsq(x[:, :-1], x[:, -1])[0]]))
     return np.array(fits)
-
-
-def _by_seed(tables: Tables) -> Mapping[int | None, pd.DataFrame]:
-    return {None: tables} if isinstance(tables, pd.DataFrame) else tables

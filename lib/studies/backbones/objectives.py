@@ -16,11 +16,26 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from lib.models.small_vit import HEAD_WIDTH, encode
+from lib.models.small_vit import HEAD_WIDTH
 
 #: Of the student's softmax; the teacher's is lower, see lib/studies/backbones/pretraining.py.
 STUDENT_TEMPERATURE = 0.1
 CENTRE_MOMENTUM = 0.9
+
+
+def encode(
+    vit: VisionTransformer, images: Tensor, masked: Tensor | None = None, mask_token: Tensor | None = None
+) -> Tensor:
+    """Tokens after the last LayerNorm, the class token first: `[B, 1 + N, C]`.
+
+    Args:
+        images: normalised, `[B, 3, H, W]`.
+        masked: bool `[B, H / 8, W / 8]`; these patches are replaced by `mask_token` `[C]` before positions are added.
+    """
+    tokens = vit.patch_embed(images)  # [B, H / 8, W / 8, C]
+    if masked is not None:
+        tokens = torch.where(masked[..., None], mask_token.to(tokens.dtype), tokens)
+    return vit.norm(vit.blocks(vit.norm_pre(vit._pos_embed(tokens))))
 
 
 class Head(nn.Module):

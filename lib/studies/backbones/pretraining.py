@@ -47,16 +47,7 @@ DISTILLATION = {
 }
 
 
-def train(
-    objective: str,
-    *,
-    steps: int = 400,
-    batch: int = 32,
-    width: int = 96,
-    depth: int = 6,
-    seed: int = 0,
-    device: str = "auto",
-) -> Run:
+def train(objective: str, *, steps: int = 400, batch: int = 32, seed: int = 0, device: str = "auto") -> Run:
     """Load or train one transformer on all frames of the train split; its `model` is the teacher's or the image tower.
 
     Kept as `vit8_<objective>-HASH` (see `training.load_or_train`), or committed without its hash, because
@@ -67,7 +58,6 @@ def train(
     Args:
         objective: "dino", "ibot" or "clip".
         batch: frames a step, each of another scene, so that no two share a caption.
-        width, depth: of the transformer.
 
     Raises:
         ValueError: an unknown objective, or fewer scenes than a batch has frames.
@@ -77,14 +67,8 @@ def train(
     recipe = Recipe(steps, batch, lr=1e-3, warmup=max(steps // 10, 1), seed=seed)
     dataset = MoviDataset(split="train")
     method = SHARED | (CONTRAST if objective == "clip" else DISTILLATION)
-    config = {
-        "objective": objective,
-        "width": width,
-        "depth": depth,
-        "method": method,
-        "optimiser": "AdamW",
-        "scenes": len(dataset),
-    }
+    config = {"objective": objective, "width": 96, "depth": 6, "method": method}
+    config |= {"optimiser": "AdamW", "scenes": len(dataset)}
     name = f"vit8_{objective}" + (f"-{seed}" if seed else "")
 
     def fit_it(vit: nn.Module, state: State) -> Fitted:
@@ -100,7 +84,7 @@ def train(
             vit.load_state_dict(model.teacher["vit"].state_dict())
         return found
 
-    return load_or_train(name, partial(small_vit.build, width, depth), fit_it, recipe, config, dataset.fingerprint)
+    return load_or_train(name, small_vit.build, fit_it, recipe, config, dataset.fingerprint)
 
 
 def draw(scenes: int, frames: int, recipe: Recipe, step: int) -> tuple[list[int], list[int]]:
@@ -176,9 +160,8 @@ def _distil(scenes: list[Scene], recipe: Recipe, net: nn.Module, step: int) -> t
         net.follow(1 - (1 - DISTILLATION["teacher_momentum"]) * (1 + math.cos(math.pi * progress)) / 2)
     images = _images(scenes, *draw(len(scenes), len(scenes[0].video), recipe, step), device)
     large = views(images.repeat(2, 1, 1, 1), DISTILLATION["large"], DISTILLATION["large_scale"])
-    small = views(
-        images.repeat(DISTILLATION["small_views"], 1, 1, 1), DISTILLATION["small"], DISTILLATION["small_scale"]
-    )
+    small = images.repeat(DISTILLATION["small_views"], 1, 1, 1)
+    small = views(small, DISTILLATION["small"], DISTILLATION["small_scale"])
     masked = None
     if net.mask_token is not None:
         masked = blocks(len(large), DISTILLATION["large"] // small_vit.PATCH).to(device)

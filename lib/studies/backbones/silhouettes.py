@@ -4,6 +4,8 @@ MOVi-A stores how many pixels of an object are visible, not how many another one
 outline is the convex hull of a few projected points. Introduced in notebooks/backbone_comparison.ipynb.
 """
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
@@ -24,18 +26,17 @@ GEOMETRY = (
 HALF = dict(zip(SIZES, (0.35, 0.7), strict=True))  # metres from the centre to a side, Kubric's MOVi-A
 
 
-def _solids() -> dict[str, NDArray[np.float64]]:
-    """Points on the surface of each shape of half extent 1, `[P, 3]`; edges are sharp, the data's are rounded."""
-    corners = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), -1).reshape(-1, 3).astype(float)
+def _circle(height: float, radius: float) -> NDArray[np.float64]:
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    ring = np.stack([np.cos(turn), np.sin(turn)], -1)
-    rims = [np.column_stack([ring, np.full(48, z)]) for z in (-1.0, 1.0)]
-    heights = np.linspace(-1, 1, 25)
-    balls = [np.column_stack([(1 - z * z) ** 0.5 * ring, np.full(48, z)]) for z in heights]
-    return dict(zip(SHAPES, (corners, np.concatenate(rims), np.concatenate(balls)), strict=True))
+    return np.column_stack([radius * np.cos(turn), radius * np.sin(turn), np.full(48, height)])
 
 
-SOLIDS = _solids()
+#: Points on the surface of each shape of half extent 1, `[P, 3]`; edges are sharp, the data's are rounded.
+SOLIDS = {
+    "cube": np.array(list(product((-1.0, 1.0), repeat=3))),
+    "cylinder": np.concatenate([_circle(z, 1) for z in (-1, 1)]),
+    "sphere": np.concatenate([_circle(z, (1 - z * z) ** 0.5) for z in np.linspace(-1, 1, 25)]),
+}
 
 
 def full_pixels(scene: Scene, frames: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,15 +6,13 @@ Introduced in notebooks/backbone_comparison.ipynb.
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from lib.data.movi import MATERIALS
 from lib.metrics import controls
-from lib.metrics.intervals import compare, holm, label
+from lib.metrics.intervals import compare, holm
 from lib.studies.backbones import materials
 from lib.studies.backbones.reflections import STORED
 from lib.studies.objects import experiment as objects_experiment
@@ -44,60 +42,65 @@ def judged(rows: list[dict], objects: pd.DataFrame) -> dict[str, dict[int | None
     """Of each configuration, by seed, the table of objects with what its row says of them; None: it has no seed.
 
     Args:
-        rows: of `Study.full`; objects: `Study.objects()`, the same objects.
+        rows: of `BackboneStudy.full`; objects: `BackboneStudy.objects`, the same objects.
     """
     found: dict[str, dict[int | None, pd.DataFrame]] = {}
     for row in rows:
-        columns = {name: unpack(text) for name, text in row["metrics"]["objects"].items()}
-        found.setdefault(name_of(row["params"]), {})[row["params"].get("seed")] = objects.assign(**columns)
+        found.setdefault(name_of(row["params"]), {})[row["params"].get("seed")] = _columns(row, objects)
     return found
 
 
 def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of `Study.full` as runs for `results.write`: raw masks under their names, refined ones beside them.
+    """Rows of `BackboneStudy.full` as runs for `results.write`: raw masks under their names, refined ones beside them.
 
     `gap` is test loss minus training loss; `metal` and `rubber` are the mean IoU of objects of mixed scenes, refined,
     `metal_alone` that of metal-only scenes, NaN where there are none; `probe` the balanced accuracy of an attribute.
     """
-    runs, mixed = [], objects.mixed.to_numpy()
-    metal = (objects.material == "metal").to_numpy()
+    runs = []
     for row in rows:
-        m, values = row["metrics"], {k: unpack(v) for k, v in row["metrics"]["objects"].items()}
+        m, table = row["metrics"], _columns(row, objects)
         metrics = m["raw"] | {f"refined_{k}": m["refined"][k] for k in MASKS}
-        metrics |= {"train_loss": m["train"]["loss"], "validation_loss": m["validation_loss"]}
-        metrics |= {"gap": m["raw"]["loss"] - m["train"]["loss"], "train_fg_ari": m["train"]["fg_ari"]}
-        metrics |= {"train_mbo": m["train"]["mbo"]}
-        for key in COLUMNS:
-            name = "" if key == "best" else f"_{key}"
-            metrics |= {f"metal{name}": pd.Series(values[key][mixed & metal]).mean()}
-            metrics |= {f"rubber{name}": pd.Series(values[key][mixed & ~metal]).mean()}
-        metrics |= {"metal_alone": values["best"][~mixed & metal].mean() if (~mixed & metal).any() else np.nan}
+        metrics |= {f"train_{k}": m["train"][k] for k in ("loss", "fg_ari", "mbo")}
+        metrics |= {k: m[k] for k in ("validation_loss", "parameters", "threshold")}
+        metrics |= {"gap": m["raw"]["loss"] - m["train"]["loss"], **_by_material(table)}
+        metrics |= {"metal_alone": table.best[~table.mixed & (table.material == "metal")].mean()}
         metrics |= {f"probe {k.split()[1]}": p["balanced"] for k, p in m["probes"].items()}
-        metrics |= {"parameters": m["parameters"], "threshold": m["threshold"]}
         metrics = {k: float(v) for k, v in metrics.items()}
         runs.append({"config": name_of(row["params"]), "seed": row["params"]["seed"], "metrics": metrics})
     return runs
 
 
 def untrained_runs(rows: list[dict], objects: pd.DataFrame, truth: Tensor) -> list[dict[str, Any]]:
-    """Rows of `Study.untrained` as runs, and "blocks", a 4 x 4 grid on truth `[n, H, W]`.
+    """Rows of `BackboneStudy.untrained` as runs, and "blocks", a 4 x 4 grid on truth `[n, H, W]`.
 
     "<backbone>, k-means" are clusters of tokens, scored; "<backbone>, tokens" are probes of tokens under true masks.
     """
-    runs, mixed = [], objects.mixed.to_numpy()
+    runs = []
     for row in rows:
-        m, best = row["metrics"], unpack(row["metrics"]["objects"]["best"])
+        m, name = row["metrics"], row["params"]["backbone"]
         metrics = {k: m["raw"][k] for k in MASKS} | {f"refined_{k}": m["refined"][k] for k in MASKS}
-        metrics |= {n: float(best[mixed & (objects.material == n).to_numpy()].mean()) for n in ("metal", "rubber")}
+        metrics |= _by_material(_columns(row, objects))
         probed = {f"probe {p['attribute']}": p["balanced"] for p in m["probes"].values() if p["input"] == "tokens"}
         for kind, found in (("k-means", metrics), ("tokens", probed)):
-            runs.append({"config": f"{row['params']['backbone']}, {kind}", "seed": 0, "metrics": found})
+            runs.append({"config": f"{name}, {kind}", "seed": 0, "metrics": found})
     blocks = objects_experiment.scores(controls.blocks(len(truth), truth.shape[-1], 4), truth)
     return [*runs, {"config": "blocks", "seed": 0, "metrics": {k: blocks[k] for k in MASKS}}]
 
 
+def _columns(row: dict, objects: pd.DataFrame) -> pd.DataFrame:
+    """The objects with the columns that a row has of them."""
+    return objects.assign(**{name: unpack(text) for name, text in row["metrics"]["objects"].items()})
+
+
+def _by_material(table: pd.DataFrame) -> dict[str, float]:
+    """Means over the objects of mixed scenes, of each of `COLUMNS` that is there: `metal`, `metal_recall`, …."""
+    kept = [c for c in COLUMNS if c in table]
+    means = table[table.mixed].groupby("material")[kept].mean().reindex(MATERIALS)
+    return {m if c == "best" else f"{m}_{c}": float(means.loc[m, c]) for c in kept for m in MATERIALS}
+
+
 def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
-    """Rows of `Study.short` as runs; what is on "dataset" is both an input and a target.
+    """Rows of `BackboneStudy.short` as runs; what is on "dataset" is both an input and a target.
 
     And "all, <side> <normalisation>", the mean over backbones.
     """
@@ -115,28 +118,6 @@ def norm_runs(rows: list[dict]) -> list[dict[str, Any]]:
     return runs
 
 
-def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequence[str]) -> Figure:
-    """FG-ARI and mBO of every backbone (rows) under every normalisation; input above, target below.
-
-    The last column has "image" on both sides and is the same above and below.
-    """
-    size = (8, 2 * (0.3 * len(backbones) + 0.9))
-    figure, axes = plt.subplots(2, 2, figsize=size, layout="constrained", sharey=True)
-    for line, side in zip(axes, ("input", "target"), strict=True):
-        columns = {n: f"{side} {n}" for n in norms} | {"image,\nboth": "both image"}
-        for axis, (key, top) in zip(line, {"fg_ari": 0.7, "mbo": 0.4}.items(), strict=True):
-            values = [
-                [summary.get(f"{b}, {c}", {}).get(key, {}).get("mean", np.nan) for c in columns.values()]
-                for b in backbones
-            ]
-            table = pd.DataFrame(values, backbones, list(columns))
-            style = {"annot": True, "fmt": ".2f", "annot_kws": {"size": 7}, "cbar": False}
-            sns.heatmap(table, ax=axis, cmap="cividis", vmin=0, vmax=top, **style)
-            axis.set_title(f"{label(key)}, {side} normalised", fontsize=9)
-            axis.tick_params(labelsize=8)
-    return figure
-
-
 def courses(rows: list[dict], names: Sequence[str]) -> dict[str, list[list[dict[str, float]]]]:
     """The courses of these configurations' trainings, a list a configuration, for `plots.curves`."""
     found = {name: [r["metrics"]["course"] for r in rows if name_of(r["params"]) == name] for name in names}
@@ -151,10 +132,9 @@ def chosen_by_loss(rows: list[dict]) -> list[dict[str, Any]]:
         step, loss, score = np.array(row["metrics"]["course"], float).T
         best = int(loss.argmin())
         metrics = {"step": step[best], "chosen": score[best], "last": score[-1], "peak": score.max()}
+        metrics = {k: float(v) for k, v in metrics.items()}
         config = f"chosen by loss, {name_of(row['params'])}"
-        runs.append(
-            {"config": config, "seed": row["params"]["seed"], "metrics": {k: float(metrics[k]) for k in metrics}}
-        )
+        runs.append({"config": config, "seed": row["params"]["seed"], "metrics": metrics})
     return runs
 
 

@@ -63,7 +63,7 @@ def towns(splits: dict[str, Frames]) -> Figure:
     """The first frame of every town of every split, and its classes."""
     picks = {(n, t): part.data.towns.index(t) for n, part in splits.items() for t in sorted(set(part.data.towns))}
     pairs = {f"{n}, {t}": splits[n][i] for (n, t), i in picks.items()}
-    return panels({n: [plots.picture(x / 255), paint(y)] for n, (x, y) in pairs.items()}, ["image", "ground truth"])
+    return panels({n: [plots.rgb(x / 255), paint(y)] for n, (x, y) in pairs.items()}, ["image", "ground truth"])
 
 
 def crops(image: Tensor, cuts: dict[str, Callable], factors: Sequence[float], seed: int = 0) -> Figure:
@@ -78,7 +78,7 @@ def crops(image: Tensor, cuts: dict[str, Callable], factors: Sequence[float], se
     layout = {"layout": "constrained", "width_ratios": [1.8] + [1] * len(factors), "squeeze": False}
     figure, axes = plt.subplots(len(cuts), 1 + len(factors), figsize=(9.6, 1.9 * len(cuts)), **layout)
     for row, (name, cut) in zip(axes, cuts.items(), strict=True):
-        row[0].imshow(plots.picture(image / 255))
+        row[0].imshow(plots.rgb(image / 255))
         row[0].set_title(name, fontsize=9)
         for axis, factor, colour in zip(row[1:], factors, ("#EE3377", "#EE7733", "#44AA99"), strict=False):
             torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def crops(image: Tensor, cuts: dict[str, Callable], factors: Sequence[float], se
             seen = at[:2, at[2] > 0.99]
             (top, left), (bottom, right) = seen.amin(1).tolist(), seen.amax(1).tolist()
             row[0].add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linewidth=2))
-            axis.imshow(plots.picture(window / 255))
+            axis.imshow(plots.rgb(window / 255))
             axis.set_title(f"window at scale {factor:g}", fontsize=9, color=colour)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])

@@ -13,7 +13,7 @@ from lib.data.movi import MATERIALS, MoviDataset
 from lib.metrics import objects as measures
 from lib.studies.backbones import materials
 
-FRAMES = (0, 23)
+FRAMES = slice(None, None, 23)  # the first and the last
 
 
 @pytest.fixture(scope="module")
@@ -48,39 +48,12 @@ def toy(differences, seed=0, rows=3):
 def test_every_visible_object_has_a_row_and_its_own_attributes(scenes, table):
     for s, scene in enumerate(scenes):
         for t, ids in enumerate(scene.masks):
-            rows = table[table.image == s * len(FRAMES) + t]
+            rows = table[table.image == 2 * s + t]
             assert rows["id"].tolist() == np.unique(ids[ids > 0]).tolist()
             assert rows.area.tolist() == [(ids == i).sum() for i in rows["id"]]
             assert [MATERIALS.index(m) for m in rows.material] == scene.material[rows["id"] - 1].tolist()
             assert (rows.scene == s).all()
     assert table.mixed.groupby(table.scene).first().tolist() == [False, True] * 3
-
-
-def test_hidden_is_known_where_nothing_is_in_the_way(table):
-    """Whole objects lack only the rounding of their edges; none shows more than its outline by much."""
-    assert table.hidden.between(0, 1).all()
-    alone = table[(table.distance > 3) & (table.area > 100)]
-    assert len(alone) > 10 and alone.hidden.max() < 0.08
-    assert table[table.distance == 1].hidden.max() > 0.3
-
-
-def test_an_object_half_covered_is_half_hidden(scenes):
-    scene = scenes[0]
-    before = materials.objects_of([scene], FRAMES)
-    row = before[(before.image == 0) & (before.hidden < 0.05)].sort_values("area").iloc[-1]
-    masks = scene.masks.copy()
-    where = np.argwhere(masks[0] == row["id"])
-    gone = where[: len(where) // 2]
-    masks[0][tuple(gone.T)] = 0
-    after = materials.objects_of([type(scene)(**{**vars(scene), "masks": masks})], FRAMES)
-    assert after[(after.image == 0) & (after["id"] == row["id"])].hidden.item() == pytest.approx(
-        1 - (1 - row.hidden) * (1 - len(gone) / len(where)), abs=0.02
-    )
-
-
-def test_a_scene_without_its_geometry_says_so(scenes):
-    with pytest.raises(KeyError, match="FIELDS"):
-        materials.full_pixels(type(scenes[0])(**{**vars(scenes[0]), "extra": {}}), np.array([0]))
 
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=10), st.data())
@@ -131,17 +104,17 @@ def test_judge_of_an_image_without_objects():
 def test_the_paired_difference_is_over_mixed_scenes_alone():
     frame = toy([0.1, 0.2, 0.3, 0.1, 0.25, 0.15])
     extra = frame.assign(scene=frame.scene + 100, mixed=False, material="metal", value=9.0)
-    found = materials.paired(pd.concat([frame, extra], ignore_index=True), "value")
+    found = materials.paired({None: pd.concat([frame, extra], ignore_index=True)}, "value")
     assert found["effect"] == pytest.approx(np.mean([0.1, 0.2, 0.3, 0.1, 0.25, 0.15])) and found["scenes"] == 6
     assert 0.08 < found["low"] < found["effect"] < found["high"] < 0.3
     assert found["p"] == pytest.approx(ttest_1samp([0.1, 0.2, 0.3, 0.1, 0.25, 0.15], 0).pvalue)
     flipped = frame.assign(material=frame.material.map({"metal": "rubber", "rubber": "metal"}))
-    assert materials.paired(flipped, "value")["effect"] == pytest.approx(-found["effect"])
+    assert materials.paired({None: flipped}, "value")["effect"] == pytest.approx(-found["effect"])
 
 
 def test_p_values_are_even_where_there_is_no_effect():
     rng = np.random.default_rng(0)
-    p = [materials.paired(toy(rng.normal(0, 0.1, 10), rows=1), "value")["p"] for _ in range(80)]
+    p = [materials.paired({None: toy(rng.normal(0, 0.1, 10), rows=1)}, "value")["p"] for _ in range(80)]
     assert 0.38 < np.mean(p) < 0.62 and np.mean(np.array(p) < 0.2) < 0.33
 
 
@@ -159,7 +132,7 @@ def test_what_is_due_to_area_is_not_put_down_to_the_material():
     metal = frame.material == "metal"
     frame["area"] = np.where(metal, frame.area, 3 * frame.area)
     frame["value"] = 0.1 * np.log2(frame.area) + 0.05 * metal + 10 * frame.scene
-    found = materials.adjusted(frame, "value")
+    found = materials.adjusted({None: frame}, "value")
     assert found.loc["metal, alone", "effect"] < 0 < found.loc["metal", "low"]
     assert found.loc["metal", "effect"] == pytest.approx(0.05) and found.loc["log2 area", "effect"] == pytest.approx(
         0.1
@@ -172,6 +145,6 @@ def test_what_is_due_to_area_is_not_put_down_to_the_material():
 
 def test_what_no_scene_measures_is_nan():
     table = pd.DataFrame({"scene": [0, 0, 1, 1], "material": ["metal", "rubber"] * 2, "best": [np.nan] * 4})
-    found = materials.paired(table, "best")
+    found = materials.paired({None: table}, "best")
     assert np.isnan(found["effect"]) and found["scenes"] == 0
     assert np.isnan(materials.paired({0: table, 1: table}, "best")["low"])
