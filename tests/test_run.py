@@ -29,6 +29,7 @@ network: str = "own"  # one of lib.models.segmenters.NETWORKS
 batch: int = 4  # at least 2
 seeds: list = [0, 1]  # one run each
 fast: bool = False  # skip the slow part"""
+MEASURED = "FG-ARI is 0.30 ± 0.01<!-- ours/fg_ari -->, 0.1<!-- theirs/fg_ari --> before."
 #: Names that the runner reads without running this.
 TABLE = """PARTS = {"a": print, "b": steps}
 MORE = {"aa": {}}
@@ -37,11 +38,13 @@ RESULT = """import json, os, pathlib
 folder = pathlib.Path(os.environ["SLOTS_OUT"]) / "figures" / "results"
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "NAME.json").write_text(json.dumps({"headline": {"config": "ours", "metric": "fg_ari"},
+    "profile": os.environ["SLOTS_PROFILE"], "data": {"name": "cubes"}, "device": "abacus", "date": "today",
     "summary": {"ours": {"fg_ari": {"mean": steps / 10, "sd": 0.01, "n": 3}}}}))"""
 
 
 def notebook(name: str, *cells: str):
-    made = new_notebook(cells=[new_markdown_cell(f"# {name}\n\n**Question.** Does {name}\nrun?\n\nMore.")])
+    asks = f"# {name}\n\n**Question.** Does {name}\nrun?\n\n{MEASURED}"
+    made = new_notebook(cells=[new_markdown_cell(asks)])
     made.cells.append(new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
     made.cells += [new_code_cell(c.replace("NAME", name)) for c in cells]
     made.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -255,6 +258,8 @@ def test_one_fails_the_others_keep_their_results(house, tmp_path, capsys):
     failed = nbformat.read(out / "notebooks" / "two.failed.ipynb", as_version=4)
     assert any(o.output_type == "error" for c in failed.cells if c.cell_type == "code" for o in c.outputs)
     done = nbformat.read(out / "notebooks" / "one.ipynb", as_version=4)
+    assert done.cells[0].source.startswith("> **profile default with steps=5; data cubes; device abacus; today.**")
+    assert "0.50 ± 0.01<!-- ours/fg_ari -->, n/a<!-- theirs/fg_ari --> before" in done.cells[0].source
     assert "papermill" not in done.metadata and all("papermill" not in c.metadata for c in done.cells)
     assert "steps = 5" in "".join(c.source for c in done.cells), "the injected parameters are on record"
 
@@ -271,13 +276,16 @@ def test_a_dead_kernel_and_a_slow_cell_are_told_apart(house, tmp_path, capsys):
     assert names == ["one.failed.ipynb", "three.ipynb", "two.failed.ipynb"]
 
 
-def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_stopped_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_path, how):
     nbformat.write(notebook("two", "print('here')\nimport time\ntime.sleep(60)"), house / "two.ipynb")
     code = (
         "import sys, pathlib; from lib import run; run.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
         "run.ORDER = ('one', 'two', 'three'); sys.exit(run.main(['--out', sys.argv[2]]))"
     )
     out = tmp_path / "out"
+    (out / "notebooks").mkdir(parents=True)
+    (out / "notebooks" / ".three.partial.ipynb").write_text("of a run that was killed")
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(house), str(out)],
         stdout=subprocess.PIPE,
@@ -290,7 +298,7 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_pa
     while not (out / "notebooks" / "one.ipynb").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(4)  # two is sleeping in its cell now
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 130
     assert "stopped" in text and "ours fg_ari" in text
