@@ -109,7 +109,8 @@ def compute(backbone: nn.Module, dataset: Any, size: int, grid: int, device: str
         raise ValueError(f"split {dataset.split} has no scene")
     shown = hashlib.sha256(np.ascontiguousarray(dataset[0].video)).hexdigest()  # what transforms really make
     data = [dataset.fingerprint, dataset.split, repr(dataset.frames), shown]
-    code = [_source(thing) for thing in (*type(backbone).__mro__[:-2], tokens_of)]  # without nn.Module and object
+    parts = (*type(backbone).__mro__[:-2], tokens_of)  # without nn.Module and object; not modules, which grow
+    code = [inspect.getsource(thing) for thing in parts]
     heads = [m.num_heads for m in backbone.modules() if hasattr(m, "num_heads")]
     code += [repr(backbone), heads, version("timm"), version("torch")]  # what weights do not tell
     key = hashlib.sha256(json.dumps([about, data, code]).encode()).hexdigest()[:16]
@@ -176,13 +177,6 @@ def _open(path: Path, about: dict[str, Any]) -> Features:
     except Exception as error:  # whatever numpy, json and torch say to bytes that are something else
         raise FeatureError(f"{path} is damaged ({error}); delete it, and it will be computed again") from error
     return Features(tokens, (about["grid"],) * 2, mean, std, about)
-
-
-def _source(thing: Any) -> str:
-    try:
-        return inspect.getsource(inspect.getmodule(thing))
-    except (OSError, TypeError):  # defined in a notebook, whose module has no file
-        return inspect.getsource(thing)
 
 
 def _weights(module: nn.Module) -> str:

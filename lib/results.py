@@ -6,8 +6,10 @@ import math
 import os
 import platform
 import re
+import textwrap
 import time
 from collections import defaultdict
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,13 @@ import torch
 from IPython import get_ipython
 
 from lib import ROOT, files, provenance
+from lib.metrics.intervals import label
 
+#: Rows of a table that are shown at once, measures of which the higher or the lower is better, and a cell's number.
+ROWS = 12
+HIGHER = re.compile(r"\b(ARI|mBO|m?IoU|siou|f1|au(roc|pr)( \w+)*)(, refined)?$")
+LOWER = re.compile(r"\b(mse|fpr95( \w+)*)$")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(?=\s|$)")
 #: Parameters that move no number by more than a verdict allows.
 ALIKE = {"device", "interactive"}
 #: What verdicts say instead, once `write` has found parameters that are not the defaults.
@@ -25,6 +33,10 @@ _differ = ""
 #: Of each sweep that was read in this process: its rows by key, and whether they carry a note of `sweeps.run`.
 MARKED: dict[str, dict[str, bool]] = {}
 LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn", "lightning-fabric", "papermill")
+
+
+if shell := get_ipython():
+    shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, lambda frame: html(frame))
 
 
 def out() -> Path:
@@ -124,6 +136,48 @@ def table(summary: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
     return found.rename_axis(columns=f"{sum(marks)} of {len(marks)} rows are marked" if any(marks) else None)
 
 
+def html(frame: pd.DataFrame) -> str:
+    """A table as notebooks show it: `ROWS` rows and the others folded, no cell breaks, the best of a measure is bold.
+
+    A column has as many decimals as it needs, at most three where it was not rounded; NaN is a dash. Upper limits
+    ("oracle") are not best.
+    """
+    texts = {}
+    for at, name in enumerate(frame.columns):
+        column = list(frame.iloc[:, at])
+        floats = [x for x in column if isinstance(x, float) and math.isfinite(x)]
+        digits = max((len(f"{x:.5f}".rstrip("0").partition(".")[2]) for x in floats), default=0)
+        texts[at] = [_text(x, digits if digits < 5 else 3) for x in column]
+        name = label(str(name[-1] if isinstance(name, tuple) else name))
+        better = max if HIGHER.search(name) else min if LOWER.search(name) else None
+        found = [
+            NUMBER.match(text) if "oracle" not in str(frame.index[i]) else None for i, text in enumerate(texts[at])
+        ]
+        values = [float(match[0]) if match else None for match in found] if better else []
+        if len(known := {*values} - {None}) > 1:
+            pairs = zip(texts[at], values, strict=True)
+            texts[at] = [f"<b>{text}</b>" if value == better(known) else text for text, value in pairs]
+    shown = pd.DataFrame(texts, frame.index).set_axis(frame.columns, axis=1)
+    shown = shown.rename(columns=lambda name: _broken(label(str(name))), index=_broken)
+    first, rest = (part.to_html(escape=False, border=0) for part in (shown[:ROWS], shown[ROWS:]))
+    more = len(shown) - ROWS
+    return first + (f"<details><summary>{more} more rows</summary>{rest}</details>" if more > 0 else "")
+
+
+def _text(value: Any, digits: int) -> str:
+    """A cell that breaks nowhere."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    text = f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
+    return escape(text).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _broken(name: Any) -> str:
+    """A heading in at most three lines."""
+    lines = textwrap.wrap(str(name), max(24, len(str(name)) // 2 + 2)) or [""]
+    return "<br>".join(_text(line, 0) for line in lines)
+
+
 def read(notebook: str, folder: Path | None = None) -> dict[str, Any]:
     """The results of a notebook, committed ones unless another folder is named."""
     path = (folder or ROOT) / "figures" / "results" / f"{notebook}.json"
@@ -134,11 +188,14 @@ def read(notebook: str, folder: Path | None = None) -> dict[str, Any]:
 QUOTE = re.compile(r"([+−-]?)(\d+(?:\.(\d+))?)(%?)( ± \d+(?:\.\d+)?%?)?<!-- ([^<>|]+) -->")
 
 
-def refill(text: str, notebook: str | None = None, folder: Path = ROOT) -> str:
+def refill(text: str, notebook: str | None = None, folder: Path = ROOT, strict: bool = True) -> str:
     """Markdown whose quoted numbers are those of the results files: `0.78 ± 0.00<!-- ex_dino4/ours/fg_ari -->`.
 
     The marker names results file, configuration and metric, or the keys to any other value; inside the text of a
     `notebook` its own name is left out. Digits, a plus sign and percent stay as they were written.
+
+    Args:
+        strict: else, what names no value is "n/a".
 
     Raises:
         ValueError: a marker that follows no number, or names no value of the files in `folder`; it says which.
@@ -154,8 +211,11 @@ def refill(text: str, notebook: str | None = None, folder: Path = ROOT) -> str:
             for part in parts:
                 value = value[part]
             summary = value if isinstance(value, dict) else {"mean": value}
-            numbers = [scale * summary[k] for k in ("mean", "sd")[: 2 if spread else 1]]
+            known = ("mean", "sd") if spread and summary["sd"] is not None else ("mean",)
+            numbers = [scale * summary[k] for k in known]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            if not strict:
+                return f"n/a<!-- {key} -->"
             raise ValueError(f"{match[0]} names no value of {folder}/figures/results ({error!r})") from error
         plus = "+" if sign == "+" else ""
         texts = [f"{n:{s}.{len(decimals or '')}f}{percent}" for n, s in zip(numbers, (plus, ""), strict=False)]

@@ -10,18 +10,20 @@ import ast
 import contextlib
 import difflib
 import hashlib
+import importlib
 import json
 import logging
 import math
 import os
 import platform
 import re
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Any, ClassVar
 
 try:
     import nbformat
@@ -48,7 +50,6 @@ ORDER = (
     "backbone_comparison",
     "streethazards",
 )
-TYPES = {t.__name__: t for t in (int, float, str, bool, list)}
 
 
 class Refused(Exception):
@@ -80,17 +81,18 @@ def question(name: str) -> str:
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML whose numbers are decimal; 010, 0x_, 1:30, dates, infinities and endless digits are text."""
+    """YAML whose plain words are JSON where they can be, else text: 010, 0x_, 1:30, dates and endless digits are."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
 
 
-_Plain.yaml_implicit_resolvers = {}
-for _tag, _pattern in {
-    "bool": r"[Tt]rue|[Ff]alse",
-    "int": r"[-+]?(0|[1-9]\d{0,17})",
-    "float": r"[-+]?(\d+\.\d*|\.\d+)([eE][-+]?\d+)?",
-    "null": r"~|null|",
-}.items():
-    _Plain.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})$"), None)
+def _word(_: yaml.Loader, node: yaml.ScalarNode) -> Any:
+    with contextlib.suppress(ValueError):
+        return node.value if node.style else json.loads(node.value)
+    return node.value
+
+
+_Plain.add_constructor("tag:yaml.org,2002:str", _word)
 
 
 def read(text: str | bytes, where: str) -> Any:
@@ -128,21 +130,17 @@ def plan(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, dic
     ]
     available = {key for n in chosen for key in known[n]}
     problems += [_unknown("parameter", k, available) for k in given if k not in available]
-    plans = {}
+    plans, wrong = {}, {}
     for n in chosen:
         plans[n] = {k: v for k, v in (from_profile | given).items() if k in known[n]}
         for key, value in plans[n].items():
-            kind, default = known[n][key]["inferred_type_name"], known[n][key]["default"]
             try:
-                plans[n][key] = _typed(value, TYPES[kind], ast.literal_eval(default))
-                if kind in ("int", "float") and value <= 0:
-                    raise TypeError(f"wants more than 0, got {value}")
-                if value == [] and "may be empty" not in known[n][key]["help"]:
-                    raise TypeError("wants at least one item, got []")
+                plans[n][key] = checked(value, known[n][key], n)
             except TypeError as error:
-                problems.append(f"{n}: {key} {error}")
+                wrong.setdefault(f"{key} {error}", []).append(n)
+    problems += [f"{', '.join(of)}: {what}" for what, of in wrong.items()]
     if problems:
-        raise Refused("\n".join(dict.fromkeys(problems)))
+        raise Refused("\n".join(problems))
     return plans
 
 
@@ -163,15 +161,58 @@ def _unknown(kind: str, name: str, known) -> str:
     return f"unknown {kind}: {name!r}; {hint}"
 
 
-def _typed(value: Any, wanted: type, items: list) -> Any:
+def checked(value: Any, about: dict[str, Any], notebook: str) -> Any:
+    """The value as a parameter takes it, `about` as of `parameters`. Its help may say more than its type does:
+    "may be empty", "at least 2", "one of auto, cpu" or "some of NAMES", a dict of the notebook or, dotted, of `lib`.
+
+    Raises:
+        TypeError: what the parameter wants, and what it got.
+    """
+    default = ast.literal_eval(about["default"])
+    value = _typed(value, type(default), default)
+    least, names = (re.search(p, about["help"]) for p in (r"at least (\d+)", r"(?:one|some) of (.+)"))
+    if type(value) in (int, float) and (value < int(least[1]) if least else value <= 0):
+        raise TypeError(f"wants {least[0] if least else 'more than 0'}, got {value}")
+    if value == [] and "may be empty" not in about["help"]:
+        raise TypeError("wants at least one item, got []")
+    if names and value != default:
+        known = _names(names[1], notebook)
+        for name in value if isinstance(value, list) else [value]:
+            if name not in known and name not in default:
+                raise TypeError(f"has an {_unknown('name', name, known)}")
+    return value
+
+
+def _names(text: str, notebook: str) -> list[str]:
+    """Names after "one of": as they stand, those of a module, or the keys of a dict that the notebook writes out."""
+    if "," in text:
+        return text.split(", ")
+    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+    nodes = ast.parse("\n".join(c.source for c in cells if c.cell_type == "code")).body
+    module, _, name = text.rpartition(".")
+    if module:
+        imports = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and module in [a.name for a in n.names]]
+        return list(getattr(importlib.import_module(".".join([*imports[:1], module])), name))
+    found, literals = [], {}
+    for node in nodes:
+        target, value = getattr(node, "target", getattr(node, "targets", [None])[0]), getattr(node, "value", None)
+        if getattr(target, "id", "") == name and isinstance(value, ast.Dict):
+            found += [key.value for key in value.keys]
+        elif getattr(target, "id", "") == name:  # of a comprehension over what is written out
+            keys = ast.fix_missing_locations(ast.Expression(ast.ListComp(value.key, value.generators)))
+            found += eval(compile(keys, notebook, "eval"), literals)
+        elif target and value:
+            with contextlib.suppress(ValueError):
+                literals[ast.unparse(target)] = ast.literal_eval(value)
+    return found
+
+
+def _typed(value: Any, wanted: type, items: Any) -> Any:
     """The value as the parameter's type, items as the default's; whole numbers serve as floats, no more."""
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
-        hint = ""
-        if wanted in (int, float) and isinstance(value, str) and re.fullmatch(r"[+-]?\d+\.?\d*[eE][+-]?\d{1,2}", value):
-            hint = f"; YAML reads {value} as text, write {float(value)!r} or {float(value):.1e}"
-        raise TypeError(f"wants {wanted.__name__}, got {type(value).__name__} {short(value)}{hint}")
+        raise TypeError(f"wants {wanted.__name__}, got {type(value).__name__} {short(value)}")
     if wanted is list and items:
         return [_typed(v, type(items[0]), items[0]) for v in value]
     return value
@@ -191,7 +232,8 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
     target = out / "notebooks" / f"{name}.ipynb"
     failed, partial = target.with_suffix(".failed.ipynb"), target.with_name(f".{name}.partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    failed.unlink(missing_ok=True)
+    for stale in (failed, *target.parent.glob(".*.partial.ipynb")):  # the latter of a run that was killed
+        stale.unlink(missing_ok=True)
     os.environ |= {"SLOTS_OUT": str(out), "SLOTS_PROFILE": profile, "TQDM_DISABLE": "1"}
     row = {"notebook": name, "status": "ok", "seconds": 0.0, "metrics": "", "detail": ""}
     begun = time.monotonic()
@@ -205,10 +247,12 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
                 cwd=str(NOTEBOOKS),
                 start_timeout=120,
                 execution_timeout=limit,
-                extra_arguments=["--IPKernelApp.log_level=40"],  # the kernel warns of TCP on every start
+                extra_arguments=["--IPKernelApp.log_level=50"],  # it warns of TCP, and calls an interrupt an error
                 progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
             )
         clean(partial)
+        if values:
+            tell(partial, name, out)
         os.replace(partial, target)
         row["metrics"] = headline(out, name)
     except PapermillExecutionError as error:
@@ -241,6 +285,21 @@ def clean(path: Path) -> None:
             cell.metadata.pop(name, None)
         if not cell.metadata.get("tags", ["kept"]):
             cell.metadata.pop("tags")
+    files.write(path, nbformat.writes(notebook) + "\n")
+
+
+def tell(path: Path, name: str, out: Path) -> None:
+    """Refill the prose of an executed notebook with its own numbers, and say at its top of what run they are."""
+    from lib import results  # imports torch, which takes seconds
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = results.refill(cell.source, name, out, strict=False)
+    run = results.read(name, out)
+    about = f"profile {run['profile']}; data {run['data']['name']}; device {run['device']}; {run['date']}"
+    says = "Numbers in the text are of this run, and n/a where it has none; sentences are about the default."
+    notebook.cells[0].source = f"> **{about}.** {says}\n\n{notebook.cells[0].source}"
     files.write(path, nbformat.writes(notebook) + "\n")
 
 
@@ -343,7 +402,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.execv(command[0], command)
     profile = folder = options.profile
     try:
-        given = {k: read(v, f"-p {k}") for k, v in options.given}
+        given = {k: read(v, f"-p {k}") for k, v in sorted(options.given)}
         plans = plan(options.notebooks, profile, given)
         if given:
             profile += f" with {', '.join(f'{k}={v}' for k, v in given.items())}"
@@ -357,6 +416,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["SLOTS_REMEASURE"] = "1"  # read by lib.sweeps in the kernels
     rows, status = [], 0
     bar = tqdm(plans.items(), desc="notebooks", position=0, disable=None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # who is killed politely leaves nothing half-written
     try:
         for name, values in bar:
             bar.set_postfix_str(name)

@@ -19,6 +19,7 @@ from lib.checkpoints import OneLine
 from lib.provenance import as_json, short
 
 Row = dict[str, Any]
+FAILED = ".failed.txt"  # how the file of a traceback ends
 WAIT = 1.0  # seconds between two looks at what other processes have claimed
 
 
@@ -29,7 +30,6 @@ def run(
     name: str,
     data: str | Callable[..., str],
     committed: Path | None = None,
-    folder: Path | None = None,
     submit: Callable | None = None,
 ) -> list[Row]:
     """Run `fn(**params)` for every `params` of the grid that has no result yet; return one row a configuration.
@@ -39,8 +39,9 @@ def run(
     measured, or a tree with changes that were not committed, is returned all the same, with a note that says so. One
     printed line says where the rows come from.
 
-    Several processes, also on machines that share the folder, may run the same sweep: each takes what no other has
-    taken, and all return all rows. What a killed process had taken is free again. An interrupt keeps what is finished.
+    Results are kept one file each, in `sweeps/<name>` under `results.out()`. Several processes, also on machines that
+    share the folder, may run the same sweep: each takes what no other has taken, and all return all rows. What a killed
+    process had taken is free again. An interrupt keeps what is finished.
 
     Args:
         fn: takes parameters by keyword, seed included, and returns metrics; both must be JSON.
@@ -48,7 +49,6 @@ def run(
         name: of the sweep, for its folder and its progress bar, whose time left counts only what ran in this call.
         data: what else makes a result: fingerprints of data and weights; or a function of the parameters that says it.
         committed: a file of `save`, whose rows count as finished. May be missing. A failure is not tried again.
-        folder: where results are kept, one file each; `sweeps/<name>` under `results.out()` if None.
         submit: `submit(task, *args)` returns a future, such as `ThreadPoolExecutor().submit` or, of a dask client,
             `functools.partial(client.submit, pure=False)`; workers must see the folder. In this process if None.
 
@@ -61,12 +61,11 @@ def run(
         ValueError: a configuration is not JSON or not finite, the source of `fn` cannot be read, or `committed` is no
             file of `save`.
     """
-    folder = Path(folder or results.out() / "sweeps" / name)
-    grid = [_params(params, f"configuration {i} of sweep {name}") for i, params in enumerate(grid)]
+    grid = [_plain(params, f"configuration {i} of sweep {name}") for i, params in enumerate(grid)]
     now = {"revision": provenance.revision(), "code": provenance.code(fn)}
     heads = [{"params": p, "data": data(**p) if callable(data) else data} | now for p in grid]
     keys, begun, known = [key(h["params"], h["data"]) for h in heads], time.time(), _committed(committed)
-    paths = [folder / f"{k}.json" for k in keys]
+    paths = [results.out() / "sweeps" / name / f"{k}.json" for k in keys]
     kept = [_noted(_read(path), now) for path in paths]
     old = [_noted(known.get(k), now) for k in keys]
     rows = [min((r for r in pair if r), key=partial(_doubt, now), default=None) for pair in zip(kept, old, strict=True)]
@@ -84,7 +83,9 @@ def run(
                 left.remove(i)
                 bar.update()
                 if "error" in row:
-                    bar.write(_portable(f"{name}: {row['params']} failed: {row['error']} ({_failure(paths[i])})"))
+                    bar.write(
+                        _portable(f"{name}: {row['params']} failed: {row['error']} ({paths[i].with_suffix(FAILED)})")
+                    )
             todo = sorted(left)
             if todo:
                 time.sleep(WAIT)
@@ -119,14 +120,14 @@ def _measure(fn: Callable, head: Row, path: Path, begun: float, again: bool) -> 
     with files.lock(path.parent / "locks" / path.stem) as mine:
         if not mine:
             return None
-        failure = _failure(path)
+        failure = path.with_suffix(FAILED)
         if (row := _read(path)) is not None and (not again or path.stat().st_mtime > begun):
             return row
         if failure.exists() and failure.stat().st_mtime > begun:  # another process tried it during this call
             return _failed(head, failure.read_text())
         start, token = time.monotonic(), provenance.FOREIGN.set([])
         try:
-            metrics = as_json(_dict(fn(**head["params"])), f"what {fn.__qualname__} returned", strict=False)
+            metrics = _plain(fn(**head["params"]), f"what {fn.__qualname__} returned", strict=False)
         except Exception:
             files.write(failure, traceback.format_exc())
             return _failed(head, traceback.format_exc())
@@ -163,7 +164,7 @@ def _finished(tasks: dict[int, tuple], submit: Callable | None) -> Iterator[tupl
                 yield i, futures[-1].result()
             except Exception as error:
                 text = "".join(traceback.format_exception(error))
-                files.write(_failure(tasks[i][2]), text)
+                files.write(tasks[i][2].with_suffix(FAILED), text)
                 yield i, _failed(tasks[i][1], text)
     finally:
         for future in futures:
@@ -204,10 +205,6 @@ def _failed(head: Row, text: str) -> Row:
     return head | {"metrics": {}, "error": text.rstrip().splitlines()[-1]}
 
 
-def _failure(path: Path) -> Path:
-    return path.with_suffix(".failed.txt")
-
-
 def _portable(text: str) -> str:
     """Where the workbook lies on this machine is of no use to another."""
     return text.replace(f"{ROOT}{os.sep}", "")
@@ -224,16 +221,10 @@ def _committed(path: Path | None) -> dict[str, Row]:
         raise ValueError(f"{path} is no file of sweeps.save ({error!r}); restore it with git checkout") from error
 
 
-def _params(params: Any, what: str) -> dict[str, Any]:
-    if not isinstance(params, dict):
-        raise ValueError(f"{what} is no dict but {params!r}")
-    return as_json(params, what)
-
-
-def _dict(value: Any) -> dict[str, Any]:
+def _plain(value: Any, what: str, strict: bool = True) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"a trial must return a dict, not {value!r:.100}")
-    return value
+        raise ValueError(f"{what} is no dict but {value!r:.100}")
+    return as_json(value, what, strict)
 
 
 def _read(path: Path) -> Row | None:

@@ -334,9 +334,13 @@ def load_or_train(
             tensors, header = checkpoints.load(path)
             checkpoints.fill(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
             return Run(model.eval(), header, {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")})
-    print(f"{name}: trains {recipe.steps} steps; {why or _nearest(name, folders, wanted)}")
     path = folders[0] / file
     state = State(path.with_suffix(".state.safetensors"), wanted | {"code": stamps})
+    begun = checkpoints.about(state.path)
+    if begun.items() >= state.about.items():
+        print(f"{name}: goes on from step {begun['step']} of {recipe.steps}")
+    else:
+        print(f"{name}: trains {recipe.steps} steps; {why or _nearest(name, folders, wanted)}")
     history, extra, seconds = train(model, state)
     header = wanted | {
         "code": stamps,

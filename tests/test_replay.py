@@ -83,5 +83,34 @@ def test_the_replay_of_a_changed_workbook_is_red(notebook, module, old, new, tmp
     assert run.returncode == 1 and said and "Timeout of" not in run.stdout, run.stdout + run.stderr
 
 
+#: Run by the kernel before the first cell: the first row of every sweep that has more than one fails.
+FAILS = """
+from lib import sweeps
+
+def failing(*args, known=sweeps.run, **options):
+    rows = known(*args, **options)
+    failed = {k: v for k, v in rows[0].items() if k != "seconds"} | {"metrics": {}, "error": "RuntimeError: injected"}
+    return [failed, *rows[1:]] if len(rows) > 1 else rows
+
+sweeps.run = failing
+"""
+#: With a few steps and two seeds; the others are run by `make mutants`.
+SLOW = ("ex_dino4", "ex_comparison", "backbone_comparison", "streethazards")
+
+
+@pytest.mark.parametrize("notebook", ["ex_slot1", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_a_notebook_goes_on_without_its_first_row(notebook, tmp_path):
+    startup = tmp_path / "profile_default" / "startup" / "fails.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(FAILS)
+    own = {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "lib.run", notebook, "--profile", "smoke", "-p", "seeds", "[0, 1]"]
+    command += ["--out", str(tmp_path / "out")]
+    run = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    written = {path.name for path in (tmp_path / "out" / "figures" / "results").iterdir()}
+    assert f"{notebook}.json" in written and any(name.startswith("sweep_") for name in written)
+
+
 def test_every_notebook_has_a_wrong_measure_and_a_wrong_model():
     assert all(sum(notebook == name for notebook, *_ in MUTANTS) >= 2 for name in run.series())

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mistune
+import pandas as pd
 import pytest
 
 from lib import ROOT, results, run
@@ -158,3 +159,17 @@ def test_tables_and_documents_count_the_rows_that_are_marked(tmp_path, monkeypat
     assert results.read("nb", tmp_path)["rows"] == {"a": {"marked": 1, "all": 2}, "b": {"marked": 1, "all": 1}}
     monkeypatch.setattr(results, "MARKED", {})
     assert results.table(results.summarise(RUNS)).columns.name is None
+
+
+def test_tables_fold_break_nowhere_and_show_the_best():
+    values = {"fg_ari": ["0.900", "0.200 ± 0.010", "0.300 ± 0.020"] + ["-"] * 12, "p": [math.nan, 0.12345678, 0.5] * 5}
+    values |= {"memory_mb": [3300829.0, 1.0, 2.0] * 5, "attention_mask_similarity_of_all_frames": [0.25] * 15}
+    names = ["oracle_grid", "original, long", *("ours, without any of the reference frames of them" for _ in range(13))]
+    text = results.html(pd.DataFrame(values, names))
+    assert re.findall("<b>(.*?)</b>", text) == ["0.300\xa0±\xa00.020"], "neither the upper limit nor the others"
+    shown, folded = text.split("<details><summary>3 more rows</summary>")
+    assert shown.count("<tr>") == 12 and folded.count("<tr>") == 3
+    assert "nan" not in text.lower() and "3,300,829<" in text and "<td>0.123<" in text and "<td>0.25<" in text
+    cells = re.findall("<t[dh]>(.*?)</t[dh]>", text)
+    assert not any(" " in cell.replace("\xa0", "_") for cell in cells) and max(c.count("<br>") for c in cells) == 1
+    assert "details" not in results.html(pd.DataFrame(values, names)[:12])

@@ -1,5 +1,6 @@
 """The runner is strict before it starts, and orderly when things go wrong."""
 
+import ast
 import json
 import os
 import platform
@@ -22,17 +23,28 @@ from lib import ROOT, run
 PARAMETERS = """steps: int = 3  # optimiser steps
 lr: float = 1.0e-3  # learning rate
 name: str = "x"  # a name
+device: str = "cpu"  # one of auto, cpu
+parts: list = ["a"]  # some of PARTS
+network: str = "own"  # one of lib.models.segmenters.NETWORKS
+batch: int = 4  # at least 2
 seeds: list = [0, 1]  # one run each
 fast: bool = False  # skip the slow part"""
+MEASURED = "FG-ARI is 0.30 ± 0.01<!-- ours/fg_ari -->, 0.1<!-- theirs/fg_ari --> before."
+#: Names that the runner reads without running this.
+TABLE = """PARTS = {"a": print, "b": steps}
+MORE = {"aa": {}}
+PARTS |= {f"{name}, long": MORE[name] for name in MORE}"""
 RESULT = """import json, os, pathlib
 folder = pathlib.Path(os.environ["SLOTS_OUT"]) / "figures" / "results"
 folder.mkdir(parents=True, exist_ok=True)
 (folder / "NAME.json").write_text(json.dumps({"headline": {"config": "ours", "metric": "fg_ari"},
+    "profile": os.environ["SLOTS_PROFILE"], "data": {"name": "cubes"}, "device": "abacus", "date": "today",
     "summary": {"ours": {"fg_ari": {"mean": steps / 10, "sd": 0.01, "n": 3}}}}))"""
 
 
 def notebook(name: str, *cells: str):
-    made = new_notebook(cells=[new_markdown_cell(f"# {name}\n\n**Question.** Does {name}\nrun?\n\nMore.")])
+    asks = f"# {name}\n\n**Question.** Does {name}\nrun?\n\n{MEASURED}"
+    made = new_notebook(cells=[new_markdown_cell(asks)])
     made.cells.append(new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
     made.cells += [new_code_cell(c.replace("NAME", name)) for c in cells]
     made.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -45,7 +57,7 @@ def house(tmp_path, monkeypatch):
     """A workbook of three small notebooks."""
     (tmp_path / "params").mkdir()
     for name in ("one", "two", "three"):
-        nbformat.write(notebook(name, RESULT), tmp_path / f"{name}.ipynb")
+        nbformat.write(notebook(name, RESULT, TABLE), tmp_path / f"{name}.ipynb")
     (tmp_path / "params" / "smoke.yaml").write_text("steps: 7\n")
     monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(run, "ORDER", ("one", "two", "three", "unwritten"))
@@ -59,7 +71,7 @@ def house(tmp_path, monkeypatch):
         (["oen"], "unknown notebook: 'oen'; did you mean one"),
         (["--profile", "smok"], "unknown profile: 'smok'; did you mean smoke"),
         (["-p", "stpes", "3"], "unknown parameter: 'stpes'; did you mean steps"),
-        (["-p", "lr", "1e-3"], "lr wants float, got str '1e-3'; YAML reads 1e-3 as text, write 0.001"),
+        (["-p", "lr", "1e-3x"], "lr wants float, got str '1e-3x'"),
         (["-p", "steps", "3.5"], "steps wants int, got float 3.5"),
         (["-p", "steps", "true"], "steps wants int, got bool True"),
         (["-p", "fast", "1"], "fast wants bool, got int 1"),
@@ -73,16 +85,21 @@ def house(tmp_path, monkeypatch):
         (["-p", "steps", "9" * 5000], "steps wants int, got str '999"),
         (["-p", "steps", '!!int "0x_"'], "-p steps: invalid literal for int"),
         (["-p", "steps", "0"], "steps wants more than 0, got 0"),
-        (["-p", "lr", "1e400"], "lr wants float, got str '1e400'"),
-        (["-p", "lr", "1.0e+400"], "lr wants float, got float inf"),
+        (["-p", "lr", "1e400"], "lr wants float, got float inf"),
+        (["-p", "lr", "NaN"], "lr wants float, got float nan"),
         (["-p", "lr", "-1.0e-3"], "lr wants more than 0, got -0.001"),
         (["-p", "seeds", '["0"]'], "seeds wants int, got str '0'"),
-        (["-p", "seeds", "[1e-3]"], "seeds wants int, got str '1e-3'"),
+        (["-p", "seeds", "[1e-3]"], "seeds wants int, got float 0.001"),
         (["-p", "seeds", "[null]"], "seeds wants int, got NoneType None"),
         (["-p", "seeds", "[]"], "seeds wants at least one item"),
         (["-p", "seeds", "[&a [1], *a]"], "-p seeds: anchors are not taken"),
         (["-p", "name", "[" * 1000], "-p name: "),
         (["-p", "name", "[" * 10001], "-p name: more than 10,000 characters"),
+        (["-p", "device", "x"], "one, two, three: device has an unknown name: 'x'; there are: auto, cpu"),
+        (["-p", "device", "cpi", "one"], "one: device has an unknown name: 'cpi'; did you mean cpu?"),
+        (["-p", "parts", '["a", "ab, long", "aa, long"]'], "parts has an unknown name: 'ab, long'; did you mean"),
+        (["-p", "network", "segformer"], "network has an unknown name: 'segformer'; did you mean segformer_b5"),
+        (["-p", "batch", "1"], "batch wants at least 2, got 1"),
         (["/elsewhere/one.ipynb"], "unknown notebook: '/elsewhere/one.ipynb'"),
         (["one.txt"], "unknown notebook: 'one.txt'; did you mean one"),
     ],
@@ -134,7 +151,7 @@ def test_a_notebook_may_be_named_by_its_path(house, monkeypatch):
     [
         ([], "default", "default", 300),
         (["--profile", "smoke"], "smoke", "smoke", 300),
-        (["-p", "steps", "5", "-p", "seeds", "[1]"], "default-steps-seeds-", "default with steps=5, seeds=[1]", None),
+        (["-p", "steps", "5", "-p", "seeds", "[1]"], "default-seeds-steps-", "default with seeds=[1], steps=5", None),
         (["--profile", "smoke", "-p", "steps", "5"], "smoke-steps-", "smoke with steps=5", None),
         (["-p", "steps", "5", "--time-limit", "9"], "default-steps-", "default with steps=5", 9),
         (["--remeasure"], "default", "default", None),
@@ -151,6 +168,15 @@ def test_other_parameters_have_a_folder_a_name_and_time(house, monkeypatch, argu
     assert (told, out.parent, allowed) == (profile, house / "runs", limit)
     assert out.name == folder or (folder.endswith("-") and out.name.startswith(folder))
     assert os.environ["SLOTS_REMEASURE"] == "1" * ("--remeasure" in arguments)
+
+
+def test_the_order_of_parameters_makes_no_other_folder(house, monkeypatch, capsys):
+    monkeypatch.setattr(run, "ROOT", house)
+    monkeypatch.setattr(run, "execute", lambda name, *_: {"notebook": name, "status": "ok", "seconds": 0,
+        "metrics": "", "detail": ""})  # fmt: skip
+    for given in (("steps", "5", "-p", "lr", "0.1"), ("lr", "0.1", "-p", "steps", "5")):
+        run.main(["one", "-p", *given])
+    assert len(list((house / "runs").iterdir())) == 1
 
 
 NO_NUMBER = '{"headline": {"config": "a", "metric": "m"}, "summary": {"a": {"m": {"mean": null, "sd": null, "n": 0}}}}'
@@ -187,7 +213,7 @@ def test_a_missing_package_is_one_line():
 
 
 def test_a_profile_key_that_no_notebook_takes_is_refused(house, capsys):
-    (house / "params" / "smoke.yaml").write_text("steps: 7\nsteep: 3\nlr: 1e-3\n")
+    (house / "params" / "smoke.yaml").write_text("steps: 7\nsteep: 3\nlr: fast\n")
     assert run.main(["--profile", "smoke"]) == 2
     error = capsys.readouterr().err
     assert "key in smoke.yaml, no notebook takes: 'steep'; did you mean steps" in error
@@ -203,6 +229,15 @@ def test_committed_notebooks_are_not_overwritten_by_other_parameters(house, caps
 def test_whole_numbers_serve_as_floats(house):
     assert run.plan(["one"], "default", {"lr": 1}) == {"one": {"lr": 1.0}}
     assert run.plan([], "smoke", {})["two"] == {"steps": 7}
+
+
+@pytest.mark.parametrize("name", run.series())
+def test_every_choice_of_the_real_notebooks_can_be_read(name):
+    """And holds what a profile or the default chooses."""
+    for about in run.parameters(name).values():
+        if " of " in about["help"] and (said := re.search("(?:one|some) of (.+)", about["help"])):
+            value, known = ast.literal_eval(about["default"]), run._names(said[1], name)
+            assert value == ["all"] or {*(value if isinstance(value, list) else [value])} <= {*known}
 
 
 def test_list_shows_questions_parameters_defaults_and_help(house, capsys):
@@ -223,6 +258,8 @@ def test_one_fails_the_others_keep_their_results(house, tmp_path, capsys):
     failed = nbformat.read(out / "notebooks" / "two.failed.ipynb", as_version=4)
     assert any(o.output_type == "error" for c in failed.cells if c.cell_type == "code" for o in c.outputs)
     done = nbformat.read(out / "notebooks" / "one.ipynb", as_version=4)
+    assert done.cells[0].source.startswith("> **profile default with steps=5; data cubes; device abacus; today.**")
+    assert "0.50 ± 0.01<!-- ours/fg_ari -->, n/a<!-- theirs/fg_ari --> before" in done.cells[0].source
     assert "papermill" not in done.metadata and all("papermill" not in c.metadata for c in done.cells)
     assert "steps = 5" in "".join(c.source for c in done.cells), "the injected parameters are on record"
 
@@ -239,13 +276,16 @@ def test_a_dead_kernel_and_a_slow_cell_are_told_apart(house, tmp_path, capsys):
     assert names == ["one.failed.ipynb", "three.ipynb", "two.failed.ipynb"]
 
 
-def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_stopped_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_path, how):
     nbformat.write(notebook("two", "print('here')\nimport time\ntime.sleep(60)"), house / "two.ipynb")
     code = (
         "import sys, pathlib; from lib import run; run.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
         "run.ORDER = ('one', 'two', 'three'); sys.exit(run.main(['--out', sys.argv[2]]))"
     )
     out = tmp_path / "out"
+    (out / "notebooks").mkdir(parents=True)
+    (out / "notebooks" / ".three.partial.ipynb").write_text("of a run that was killed")
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(house), str(out)],
         stdout=subprocess.PIPE,
@@ -258,7 +298,7 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_half_written(house, tmp_pa
     while not (out / "notebooks" / "one.ipynb").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(4)  # two is sleeping in its cell now
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 130
     assert "stopped" in text and "ours fg_ari" in text

@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -38,21 +37,22 @@ if __name__ == "__main__":
     log.with_name(f"ready {os.getpid()}").touch()
     while len(list(log.parent.glob("ready *"))) < int(sys.argv[4]):
         time.sleep(0.01)
-    rows = sweeps.run(job.train, grid, name="shared", data="d", folder=folder)
+    os.environ["SLOTS_OUT"] = str(folder)
+    rows = sweeps.run(job.train, grid, name="shared", data="d")
     assert [row["params"] for row in rows] == grid and all(row["metrics"] for row in rows)
 """
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch):
-    """A tree without changes, whatever is being worked on."""
+def clean(monkeypatch, tmp_path):
+    """A tree without changes, whatever is being worked on, and a folder of its own."""
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "out"))
     monkeypatch.setattr(provenance, "revision", lambda: "abc")
 
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "WAIT", 0.05)
-    monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "out"))
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "job.py").write_text(JOB)
     monkeypatch.delitem(sys.modules, "job", raising=False)
@@ -118,7 +118,7 @@ def test_a_tree_with_changes_is_told_and_measured_anew_once_it_is_clean(sweep, m
 def test_a_parameter_that_is_not_finite_is_refused(value, tmp_path):
     """JSON has none of the three; as None they would be one configuration."""
     with pytest.raises(ValueError, match="configuration 0 of sweep t is not JSON"):
-        sweeps.run(lambda a: {}, [{"a": value}], name="t", data="d", folder=tmp_path)
+        sweeps.run(lambda a: {}, [{"a": value}], name="t", data="d")
 
 
 def test_a_failure_is_reported_stops_nothing_and_is_tried_again(sweep, tmp_path, capsys):
@@ -138,10 +138,10 @@ def test_a_failure_that_is_mended_leaves_no_trace(tmp_path):
     def train(a):
         return {"score": 1 / len(broken)}
 
-    assert "ZeroDivisionError" in sweeps.run(train, [{"a": 1}], name="t", data="d", folder=tmp_path)[0]["error"]
+    assert "ZeroDivisionError" in sweeps.run(train, [{"a": 1}], name="t", data="d")[0]["error"]
     broken.append(1)
-    assert sweeps.run(train, [{"a": 1}], name="t", data="d", folder=tmp_path)[0]["metrics"] == {"score": 1}
-    assert not list(tmp_path.glob("*.txt"))
+    assert sweeps.run(train, [{"a": 1}], name="t", data="d")[0]["metrics"] == {"score": 1}
+    assert not list(tmp_path.rglob("*.txt"))
 
 
 def test_an_interrupt_keeps_what_is_finished(tmp_path):
@@ -155,8 +155,8 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path):
 
     grid = sweeps.product({"a": [1, 2, 3]})
     with pytest.raises(KeyboardInterrupt):
-        sweeps.run(train, grid, name="t", data="d", folder=tmp_path)
-    assert [row["metrics"]["score"] for row in sweeps.run(train, grid, name="t", data="d", folder=tmp_path)] == [
+        sweeps.run(train, grid, name="t", data="d")
+    assert [row["metrics"]["score"] for row in sweeps.run(train, grid, name="t", data="d")] == [
         1,
         2,
         3,
@@ -176,7 +176,7 @@ def test_a_result_is_whole_or_not_there(sweep, tmp_path):
 @pytest.mark.parametrize("bad", [{"a": {1, 2}}, {"a": object()}, ["a"]])
 def test_what_is_not_json_is_an_error_that_says_where(bad, tmp_path):
     with pytest.raises(ValueError, match="configuration 1 of sweep t"):
-        sweeps.run(lambda a: {}, [{"a": 1}, bad], name="t", data="d", folder=tmp_path)
+        sweeps.run(lambda a: {}, [{"a": 1}, bad], name="t", data="d")
 
 
 @pytest.mark.parametrize("returned", [None, 0.5, {"masks": object()}])
@@ -184,8 +184,8 @@ def test_a_function_that_returns_no_metrics_has_failed(returned, tmp_path):
     def train(a):
         return returned
 
-    (row,) = sweeps.run(train, [{"a": 1}], name="t", data="d", folder=tmp_path)
-    assert re.search("train returned|must return a dict", row["error"]) and not list(tmp_path.glob("*.json"))
+    (row,) = sweeps.run(train, [{"a": 1}], name="t", data="d")
+    assert "train returned" in row["error"] and not list(tmp_path.rglob("*.json"))
 
 
 def test_product():
@@ -237,7 +237,7 @@ def test_threads_run_side_by_side_and_rows_stay_in_order(tmp_path):
 
     with ThreadPoolExecutor(3) as pool:
         grid = sweeps.product({"a": [3, 1, 2]})
-        rows = sweeps.run(train, grid, name="t", data="d", folder=tmp_path, submit=pool.submit)
+        rows = sweeps.run(train, grid, name="t", data="d", submit=pool.submit)
     assert [row["metrics"]["score"] for row in rows] == [3, 1, 2]
 
 
@@ -309,7 +309,9 @@ def test_two_processes_share_a_sweep_and_one_may_be_killed(job, tmp_path):
         params = {"a": "slow", "seed": 0, "log": str(tmp_path / "log")}
         head = {"params": params, "data": "d", "revision": "r", "code": "c"}
         key = sweeps.key(params, "d")
-        claim = functools.partial(sweeps._measure, lambda **_: {"score": 1}, head, tmp_path / "kept" / f"{key}.json")
+        claim = functools.partial(
+            sweeps._measure, lambda **_: {"score": 1}, head, tmp_path / "kept" / "sweeps" / "shared" / f"{key}.json"
+        )
         assert claim(time.time(), False) is None, "it is taken"
     finally:
         killed.send_signal(signal.SIGKILL)

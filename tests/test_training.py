@@ -277,7 +277,9 @@ def test_a_killed_run_goes_on_only_with_the_same_configuration(house, monkeypatc
     monkeypatch.setattr(training, "Fitted", real)
     states = sorted(p.name for p in house.folder.glob("*.state.safetensors"))
     assert len(states) == 2, "each its own"
+    capsys.readouterr()
     house(area=1.0)
+    assert capsys.readouterr().out == "thing: goes on from step 20 of 20\n"
     assert len(list(house.folder.glob("*.state.safetensors"))) == 1
 
 

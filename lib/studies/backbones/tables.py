@@ -157,8 +157,8 @@ def more_so(tables: dict[str, materials.Tables], pairs: Sequence[tuple[str, str]
     Args:
         tables: of `judged`; pairs: (backbone, the one it is compared with).
     """
-    apart = {name: materials.gaps(tables[name], "best") for name in dict.fromkeys(n for pair in pairs for n in pair)}
-    found = compare({f"{a} - {b}": (apart[a], apart[b]) for a, b in pairs})
+    apart = {name: materials.gaps(table, "best") for name, table in tables.items()}
+    found = compare({f"{a} - {b}": (apart[a], apart[b]) for a, b in pairs if {a, b} <= apart.keys()})
     return found.rename(columns={"difference": "effect"})[["effect", "low", "high", "p", "seeds", "holm"]]
 
 
@@ -182,6 +182,8 @@ def report(summary: dict[str, dict], cost: dict[str, dict[str, float]], paired: 
     columns |= {"slot_diversity": "slot diversity (cosine)", "metal": "metal IoU", "rubber": "rubber IoU"}
     rows = {}
     for name, spent in cost.items():
+        if name not in summary:  # its trainings failed
+            continue
         rows[name] = {label: summary[name][key]["mean"] for key, label in columns.items()}
         rows[name] |= {"metal - rubber, by scene": paired.loc[name, "effect"], "time, tokens": spent["time_tokens"]}
         rows[name] |= {"time, step": spent["time_step"], "frozen, M": spent["backbone_parameters"]}
