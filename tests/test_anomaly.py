@@ -22,10 +22,11 @@ def batch(seed, images=2, size=(64, 80), cell=16):
     classes = torch.randint(C, (images, *grid), generator=generator)
     centres = 3 * torch.randn(C, D, generator=torch.Generator().manual_seed(99))
     features = (centres[classes] + torch.randn(images, *grid, D, generator=generator)).permute(0, 3, 1, 2)
+    fine = features.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., : -(-size[0] // 8), : -(-size[1] // 8)]
     labels = classes.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, : size[0], : size[1]]
     logits = torch.randn(images, C, *size, generator=generator)
     logits = logits.scatter_add(1, labels[:, None], torch.full((images, 1, *size), 4.0))
-    return logits, features, labels
+    return logits, (features, fine + 0.1 * torch.randn(fine.shape, generator=generator)), labels
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def statistics(train):
 
 def every(train):
     """Cells and labels of all batches as rows."""
-    cells = torch.cat([f.movedim(1, -1).flatten(0, 2) for _, f, _ in train])
+    cells = torch.cat([f.movedim(1, -1).flatten(0, 2) for _, (f, _), _ in train])
     return cells, torch.cat([y[:, 8::16, 8::16].flatten() for _, _, y in train])
 
 
@@ -63,9 +64,14 @@ def test_every_score_is_higher_for_an_anomaly(train, statistics):
     """A block with features far from all classes and logits that are small, uncertain and noisy."""
     logits, features, labels = batch(100, 4)
     logits[:, :, 16:48, 16:64] = 0.3 * torch.randn(4, C, 32, 48, generator=torch.Generator().manual_seed(1))
-    features[:, :, 1:3, 1:4] = 8 * torch.randn(4, D, 2, 3, generator=torch.Generator().manual_seed(2))
+    strange = 8 * torch.randn(4, D, 2, 3, generator=torch.Generator().manual_seed(2))
+    features[0][:, :, 1:3, 1:4] = strange
+    features[1][:, :, 2:6, 2:8] = strange.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    statistics = anomaly.levels([batch(200)], statistics)
     for name, score in anomaly.SCORES.items():
         found = score(logits, features, statistics)
+        if name in anomaly.PLACES:
+            continue
         assert found.shape == labels.shape and found.isfinite().all(), name
         inside, outside = found[:, 20:44, 20:60].median(), found[:, :, 72:].median()
         assert inside > outside, name
@@ -84,73 +90,82 @@ def test_maximum_logits_are_standardised_by_predicted_class(train, statistics):
 
 
 def test_void_is_left_out_and_batches_do_not_matter(train):
-    whole = [tuple(torch.cat(part) for part in zip(*train, strict=True))]
+    (z, f, y) = zip(*train, strict=True)
+    whole = [(torch.cat(z), [torch.cat(part) for part in zip(*f, strict=True)], torch.cat(y))]
     a, b = anomaly.fit(train), anomaly.fit(whole)
-    for name in ("logit_mean", "logit_std", "centres", "whitening"):
+    for name in ("logit_mean", "logit_std", "place"):
         torch.testing.assert_close(getattr(a, name), getattr(b, name))
+    for name in anomaly.VIEWS:
+        for one, other in zip(a.features[name][:3], b.features[name][:3], strict=True):
+            torch.testing.assert_close(one, other)
     spoiled = []
     for logits, features, labels in train:
-        logits, features, labels = logits.clone(), features.clone(), labels.clone()
-        labels[:, :, 64:], logits[..., 64:], features[..., 4:] = 255, 1e4, 1e4
+        logits, labels = logits.clone(), labels.clone()
+        features = [part.clone() for part in features]
+        labels[:, :, 64:], logits[..., 64:], features[0][..., 4:], features[1][..., 8:] = 255, 1e4, 1e4, 1e4
         spoiled.append((logits, features, labels))
-    cut = [(z[..., :64], f[..., :4], y[..., :64]) for z, f, y in train]
+    cut = [(z[..., :64], (f[..., :4], g[..., :8]), y[..., :64]) for z, (f, g), y in train]
     a, b = anomaly.fit(spoiled), anomaly.fit(cut)
     torch.testing.assert_close(a.logit_mean, b.logit_mean)
-    torch.testing.assert_close(a.centres, b.centres)
+    torch.testing.assert_close(a.features["raw"].centres, b.features["raw"].centres)
     torch.testing.assert_close(a.bank.sum(0), b.bank.sum(0), atol=1e-3, rtol=1e-3)
 
 
 def test_a_class_that_is_never_seen_or_predicted_is_no_trap(train):
     fewer = [(torch.cat([z, torch.full_like(z[:, :1], -1e3)], 1), f, y) for z, f, y in train]
     found = anomaly.fit(fewer)
-    assert found.centres.shape == (C, D) and found.logit_std[C] > 0
+    assert found.features["raw"].centres.shape == (C, D) and found.logit_std[C] > 0
     assert found.logit_mean[C] == pytest.approx(float(torch.cat([z for z, _, _ in train]).amax(1).mean()), abs=1e-4)
+    found = anomaly.levels(fewer[:2], found)
     assert all(score(*fewer[0][:2], found).isfinite().all() for score in anomaly.SCORES.values())
 
 
 def test_mahalanobis_is_that_of_pytorch_ood(train, statistics):
     cells, labels = every(train)
     theirs = Mahalanobis(None).fit_features(cells, labels)
-    _, features, _ = batch(50)
-    ours = anomaly.mahalanobis(features, statistics)
+    _, (features, _), _ = batch(50)
+    ours = anomaly.mahalanobis(features, statistics.features["raw"])
     rows = features.movedim(1, -1).flatten(0, 2)
     expected = (theirs.predict_features(rows) * 2 * len(cells)).sqrt()  # its covariance is a sum, not a mean
     torch.testing.assert_close(ours.flatten(), expected, rtol=1e-3, atol=1e-3)
-    squares = anomaly.mahalanobis(torch.cat([f for _, f, _ in train]), statistics).square()
+    squares = anomaly.mahalanobis(torch.cat([f for _, (f, _), _ in train]), statistics.features["raw"]).square()
     assert float(squares.mean()) == pytest.approx(D, rel=0.1), "the expectation of chi-squared"
 
 
 def test_mahalanobis_does_not_see_units(train):
-    _, features, _ = batch(50)
-    plain = anomaly.mahalanobis(features, anomaly.fit(train))
+    _, (features, _), _ = batch(50)
+    plain = anomaly.mahalanobis(features, anomaly.fit(train).features["raw"])
     for factor in (1e-2, 1e2):
-        other = anomaly.fit([(z, f * factor, y) for z, f, y in train])
+        other = anomaly.fit([(z, (f * factor, g), y) for z, (f, g), y in train]).features["raw"]
         torch.testing.assert_close(anomaly.mahalanobis(features * factor, other), plain, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("deviations", [1e3, 1e4])
 def test_distances_do_not_see_where_the_origin_is(train, statistics, deviations):
-    offset, (_, features, _) = deviations * torch.cat([f for _, f, _ in train]).std(), batch(50)
-    far = anomaly.fit([(z, f + offset, y) for z, f, y in train])
-    expected = anomaly.mahalanobis(features, statistics)
-    torch.testing.assert_close(anomaly.mahalanobis(features + offset, far), expected, atol=3e-3, rtol=0)
+    offset, (_, (features, _), _) = deviations * torch.cat([f for _, (f, _), _ in train]).std(), batch(50)
+    far = anomaly.fit([(z, (f + offset, g), y) for z, (f, g), y in train])
+    expected = anomaly.mahalanobis(features, statistics.features["raw"])
+    found = anomaly.mahalanobis(features + offset, far.features["raw"])
+    torch.testing.assert_close(found, expected, atol=3e-3, rtol=0)
     unit = lambda x: (x := (x + offset).movedim(1, -1).flatten(0, 2).double()) / x.norm(dim=1, keepdim=True)  # noqa: E731
-    bank, cells = unit(torch.cat([f for _, f, _ in train])), unit(features)
+    bank, cells = unit(torch.cat([f for _, (f, _), _ in train])), unit(features)
     nearest = (cells[:, None] - bank).norm(dim=2).kthvalue(10).values.float()
-    torch.testing.assert_close(anomaly.neighbours(features + offset, far).flatten(), nearest, atol=0, rtol=1e-3)
+    torch.testing.assert_close(anomaly.neighbours(features + offset, far.bank).flatten(), nearest, atol=0, rtol=1e-3)
 
 
 def test_neighbours_are_those_of_pytorch_ood(train):
     cells, labels = every(train)
     statistics = anomaly.fit(train, bank=len(cells))
     assert len(statistics.bank) == len(cells)
-    _, features, _ = batch(50)
+    _, (features, _), _ = batch(50)
     theirs = KNN(None, k=5)
     theirs.knn.n_jobs = 1  # it starts as many processes as there are cores
     expected = theirs.fit_features(cells, labels).predict_features(features.movedim(1, -1).flatten(0, 2)).float()
-    torch.testing.assert_close(anomaly.neighbours(features, statistics, 5).flatten(), expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        anomaly.neighbours(features, statistics.bank, 5).flatten(), expected, atol=1e-3, rtol=1e-3
+    )
     with pytest.raises(ValueError, match="bank holds"):
-        anomaly.neighbours(features, statistics, len(cells) + 1)
+        anomaly.neighbours(features, statistics.bank, len(cells) + 1)
 
 
 def test_the_bank_is_an_even_draw(train):
@@ -229,15 +244,18 @@ def test_spatial_inconsistency_is_the_divergence_from_the_mean_around():
 
 
 def test_heat_is_the_mean_of_its_parts_on_the_scale_of_the_training_split(train, statistics):
-    logits, features = (torch.cat(part) for part in list(zip(*train, strict=True))[:2])
+    logits = torch.cat([z for z, _, _ in train])
+    features = [torch.cat(part) for part in zip(*(f for _, f, _ in train), strict=True)]
     whole = anomaly.heat(logits, features, statistics)
     each = [anomaly.heat(logits, features, statistics, [part]) for part in anomaly.PARTS]
     torch.testing.assert_close(whole, torch.stack(each).mean(0))
     for part, values in zip(anomaly.PARTS, each, strict=True):
         middle, high = np.quantile(values[:, 8::16, 8::16], [0.5, 0.95])
         assert (middle, high) == pytest.approx((0, 1), abs=0.25 if part == "mahalanobis" else 0.02), part
-    scaled = anomaly.fit([(z, f * 100, y) for z, f, y in train])
-    torch.testing.assert_close(anomaly.heat(logits, features * 100, scaled), whole, atol=1e-3, rtol=1e-3)
+    scaled = anomaly.fit([(z, (f * 100, g), y) for z, (f, g), y in train])
+    torch.testing.assert_close(
+        anomaly.heat(logits, (features[0] * 100, features[1]), scaled), whole, atol=1e-3, rtol=1e-3
+    )
     with pytest.raises(ValueError, match="spatial"):
         anomaly.heat(logits, features, statistics, [])
     with pytest.raises(ValueError, match="energy"):
@@ -256,16 +274,25 @@ def test_the_original_heat_is_energy_where_the_network_is_sure(statistics):
 
 def test_what_is_not_finite_is_refused_or_stays(train, statistics):
     (logits, features, labels), rest = train[0], train[1:]
-    for name, spoil in {"logits": (0, np.inf), "features": (1, np.nan), "features of": (1, np.inf)}.items():
-        spoiled = [logits.clone(), features.clone(), labels]
-        spoiled[spoil[0]][0, 1] = spoil[1]
+    for name, i, value in (
+        ("logits", 0, np.inf),
+        ("features", 1, np.nan),
+        ("features of", 1, np.inf),
+        ("features", 2, np.nan),
+    ):
+        parts = [logits.clone(), *(part.clone() for part in features)]
+        parts[i][0, 1] = value
+        spoiled = parts[0], parts[1:], labels
         with pytest.raises(ValueError, match=f"{name}.* not finite"):
-            anomaly.fit([tuple(spoiled), *rest])
+            anomaly.fit([spoiled, *rest])
     with pytest.raises(ValueError, match="labels: float32 is no integer type"):
         anomaly.fit([(logits, features, labels.float())])
-    logits, features = logits.clone(), features.clone()
-    logits[0, 1, 40, 40], features[0, 1, 2, 2] = np.nan, np.nan
+    statistics = anomaly.levels(rest[:2], statistics)
+    logits, features = logits.clone(), [part.clone() for part in features]
+    logits[0, 1, 40, 40], features[0][0, 1, 2, 2], features[1][0, 1, 5, 5] = np.nan, np.nan, np.nan
     for name, score in anomaly.SCORES.items():
+        if name in anomaly.PLACES:
+            continue
         assert score(logits, features, statistics)[0, 40, 40].isnan(), name
 
 
@@ -274,3 +301,74 @@ def test_nothing_to_fit_on_is_an_error(train):
         anomaly.fit([])
     with pytest.raises(ValueError, match="training split"):
         anomaly.fit([(z, f, torch.full_like(y, 255)) for z, f, y in train[:1]])
+
+
+def test_unit_features_are_those_of_length_one(train, statistics):
+    """Mahalanobis++ by hand: features of length one, then as ever."""
+    shorter = [(z, (torch.nn.functional.normalize(f, dim=1), g), y) for z, (f, g), y in train]
+    _, (features, _), _ = batch(50)
+    expected = anomaly.mahalanobis(torch.nn.functional.normalize(features, dim=1), anomaly.fit(shorter).features["raw"])
+    for factor in (1, 50):
+        cells, cell = anomaly.views((factor * features, features))["unit"]
+        torch.testing.assert_close(
+            anomaly.mahalanobis(cells, statistics.features["unit"]), expected, rtol=1e-3, atol=1e-3
+        )
+    assert cell == 16
+
+
+def test_stages_are_seen_on_the_finer_grid(statistics):
+    """What is strange in the finer features alone, one cell of 8 px, is seen there and in no other view."""
+    logits, (coarse, fine), _ = batch(70, 1)
+    strange = fine.clone()
+    strange[0, :, 3, 4] *= -1
+    seen = lambda f, view: anomaly.distances((coarse, f), logits.shape[-2:], statistics, view)[0]  # noqa: E731
+    change = seen(strange, "stages") - seen(fine, "stages")
+    assert change[28, 36] > 1 and change[:, 48:].abs().max() == 0 and change[40:].abs().max() == 0
+    assert torch.equal(seen(strange, "unit"), seen(fine, "unit"))
+
+
+def test_vim_is_that_of_the_paper(train, statistics):
+    """The softmax of a virtual logit, written out with NumPy; the origin is the mean."""
+    cells, _ = every(train)
+    x = cells.double().numpy()
+    mean = x.mean(0)
+    _, vectors = np.linalg.eigh(np.cov(x.T, bias=True))
+    rest = vectors[:, : D // 2]  # of the smallest eigenvalues
+    top = torch.cat([z.amax(1)[:, 8::16, 8::16].flatten() for z, _, _ in train]).double().numpy()
+    alpha = top.mean() / np.linalg.norm((x - mean) @ rest, axis=1).mean()
+    assert statistics.virtual == pytest.approx(alpha, rel=1e-4)
+    logits, (features, _), _ = batch(80, 1, (16, 16))
+    virtual = alpha * np.linalg.norm((features[0, :, 0, 0].numpy() - mean) @ rest)
+    z = np.concatenate([logits[0].numpy(), np.full((1, 16, 16), virtual)]).astype(float)
+    share = np.exp(virtual) / np.exp(z).sum(0)
+    found = anomaly.vim(logits, features, statistics)[0]
+    np.testing.assert_allclose(1 / (1 + np.exp(-found.numpy())), share, rtol=1e-3)
+
+
+def test_fusion_is_of_deviations_on_validation(train, statistics):
+    with pytest.raises(ValueError, match="energy, mahalanobis_unit has no level"):
+        anomaly.SCORES["fused_unit"](*train[0][:2], statistics)
+    validation = [batch(200), batch(201)]
+    known = anomaly.levels(validation, statistics)
+    parts = [torch.cat([anomaly.SCORES[name](z, f, known) for z, f, _ in validation]) for name in anomaly.LEVELLED[:2]]
+    for name, values in zip(anomaly.LEVELLED, parts, strict=False):
+        assert known.levels[name] == pytest.approx((float(values.mean()), float(values.std(correction=0))), rel=1e-4)
+    both = torch.cat([anomaly.fused(z, f, known, anomaly.LEVELLED[:2]) for z, f, _ in validation])
+    expected = sum((v - v.mean()) / v.std(correction=0) for v in parts)
+    torch.testing.assert_close(both, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_places_are_where_movers_were(train):
+    known = anomaly.fit(train, movers=(1, 2))
+    share = torch.cat([(y == 1) | (y == 2) for _, _, y in train]).double().mean(0).numpy()
+    np.testing.assert_allclose(known.place, ndimage.gaussian_filter(share, 10 * 80 / 320), atol=1e-5)
+    logits, features, _ = batch(90)
+    assert torch.equal(anomaly.SCORES["place_train"](logits, features, known)[1], known.place)
+    assert not anomaly.SCORES["place_other_town"](logits, features, known).any()
+    for name in ("max_logit", "mahalanobis_stages"):
+        known = anomaly.levels([batch(200)], known)
+        bare = anomaly.fused(logits, features, known, [name]) if name in known.levels else -logits.amax(1)
+        both = anomaly.SCORES[f"{name} + place"](logits, features, known)
+        torch.testing.assert_close(both, bare + known.place.log(), rtol=1e-4, atol=1e-4)
+    nowhere = anomaly.SCORES["energy + place"](logits, features, anomaly.levels([batch(200)], anomaly.fit(train)))
+    assert nowhere.isfinite().all(), "where nothing ever was"

@@ -4,7 +4,7 @@ Higher scores are more anomalous. Each measure is a function of a `Curve` (lib.m
 notebooks/streethazards.ipynb.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma
 from torch import Tensor
 
-from lib.metrics.intervals import bootstrap
+from lib.metrics.intervals import weights
 from lib.metrics.segmentation import class_ids
 
 
@@ -29,62 +29,78 @@ class Curve(NamedTuple):
 
 def exact_curve(scores: ArrayLike, anomalies: ArrayLike) -> Curve:
     """The curve of all distinct scores: scores and truth (bool) of equal shape; ValueError as `checked`."""
-    scores, anomalies = checked(scores, anomalies)
-    scores, order = torch.sort(scores, descending=True)
-    hits = anomalies[order].long().cumsum(0).numpy()
-    scores = scores.numpy()
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))[: len(scores)]
-    found = np.diff(hits[last], prepend=0)
-    return Curve(scores[last], found, np.diff(last, prepend=-1) - found)
+    scores, order = torch.sort(checked(scores, anomalies)[0], descending=True)
+    return _exact(scores, tensor(anomalies).flatten()[order])
 
 
 class Pool:
-    """Counts of scores in bins of equal float32 exponent and leading mantissa bits; memory does not grow with pixels.
+    """Counts of scores in bins of equal float32 exponent and leading mantissa bits; memory grows with bins, not pixels.
+
+    Pools of the same kinds add up. No range has to be known.
 
     Args:
-        bits: of the 32 that a bin keeps; 22 leaves 13 of the mantissa, so a bin is at most 1.3e-4 of its score wide,
-            and takes 96 MiB. No range has to be known.
-        device: where the counts are kept; scores may be on any.
+        bits: of the 32 that a bin keeps; 22 leaves 13 of the mantissa, so a bin is at most 1.3e-4 of its score wide.
+        kinds: how many kinds of pixels are told apart; of two, 1 is the anomaly.
     """
 
-    def __init__(self, bits: int = 22, device: str = "cpu"):
+    def __init__(self, bits: int = 22, kinds: int = 2):
         self.bits = bits
-        self.counts = torch.zeros(2 << bits, dtype=torch.int64, device=device)  # [bins * 2], anomalies at odd places
+        self.bins = torch.zeros(0, dtype=torch.int64)  # rising, those in use
+        self.counts = torch.zeros(0, kinds, dtype=torch.int64)
         # A bin whose lowest score is its highest holds ties alone, so nothing about it is lost.
-        self.low, self.high = (torch.full((1 << bits,), end, device=device) for end in (torch.inf, -torch.inf))
+        self.ends = torch.zeros(0, 2)  # lowest score, and minus the highest
 
-    def add(self, scores: ArrayLike, anomalies: ArrayLike) -> None:
-        """Count some pixels: scores (taken as float32) and truth (bool) of equal shape; ValueError as `checked`."""
-        scores, anomalies = checked(scores, anomalies)
-        for part, truth in zip(scores.split(1 << 20), anomalies.split(1 << 20), strict=True):
-            part, truth = part.to(self.counts.device), truth.to(self.counts.device)
-            bins = bins_of(part, self.bits)
-            self.counts.scatter_add_(0, bins * 2 + truth, torch.ones_like(bins))
-            self.low.scatter_reduce_(0, bins, part, "amin")
-            self.high.scatter_reduce_(0, bins, part, "amax")
+    def add(self, scores: ArrayLike, kinds: ArrayLike) -> None:
+        """Count some pixels: scores (taken as float32) and kinds (bool, or uint8 if there are more than two).
+
+        Raises ValueError as `checked`.
+        """
+        scores, kinds = checked(scores, kinds, self.counts.shape[1])
+        bins, at = torch.unique(bins_of(scores, self.bits), return_inverse=True)
+        self._merge(bins, *_gathered(at, len(bins), kinds, self.counts.shape[1], scores))
+
+    def of(self, anomalies: Sequence[int], others: Sequence[int]) -> "Pool":
+        """The pool of two kinds that takes some kinds for anomalies, some for others, and leaves out the rest."""
+        found = Pool(self.bits)
+        sides = [self.counts[:, list(kinds)].sum(1) for kinds in (others, anomalies)]
+        found._merge(self.bins, torch.stack(sides, 1), self.ends)
+        return found
+
+    def __add__(self, other: "Pool") -> "Pool":
+        found = Pool(self.bits, self.counts.shape[1])
+        for pool in (self, other):
+            found._merge(pool.bins, pool.counts, pool.ends)
+        return found
 
     def curve(self) -> Curve:
-        """What has been counted so far."""
-        pairs = self.counts.view(-1, 2)
-        bins = pairs.sum(1).nonzero()[:, 0].flip(0)
-        low, high, counts = (part[bins].cpu().numpy() for part in (self.low, self.high, pairs))
-        return Curve(low, counts[:, 1], counts[:, 0], low < high)
+        """What has been counted so far, of two kinds."""
+        some = self.counts.sum(1).nonzero()[:, 0].flip(0)
+        low, high, counts = self.ends[some, 0].cpu(), -self.ends[some, 1].cpu(), self.counts[some].cpu().numpy()
+        return Curve(low.numpy(), counts[:, 1], counts[:, 0], (low < high).numpy())
+
+    def _merge(self, bins: Tensor, counts: Tensor, ends: Tensor) -> None:
+        known = (part.to(bins.device) for part in (self.bins, self.counts, self.ends))
+        bins, counts, ends = (torch.cat(pair) for pair in zip(known, (bins, counts, ends), strict=True))
+        self.bins, at = torch.unique(bins, return_inverse=True)
+        self.counts = counts.new_zeros(len(self.bins), counts.shape[1]).index_add_(0, at, counts)
+        lowest = ends.new_full((len(self.bins), 2), torch.inf)
+        self.ends = lowest.scatter_reduce_(0, at[:, None].expand(-1, 2), ends, "amin")
 
 
-def checked(scores: ArrayLike, anomalies: ArrayLike) -> tuple[Tensor, Tensor]:
-    """Scores as float32 `[N]` and truth as bool `[N]`, on their devices.
+def checked(scores: ArrayLike, kinds: ArrayLike, many: int = 2) -> tuple[Tensor, Tensor]:
+    """Scores as float32 `[N]` and kinds, one of `many` each, as `[N]`, on their devices; of two, as bool.
 
     Raises:
-        ValueError: shapes differ, a score is not finite as float32, or truth is not bool.
+        ValueError: shapes differ, a score is not finite as float32, or truth is not bool (more kinds: uint8).
     """
-    scores, anomalies = tensor(scores).float(), tensor(anomalies)
-    if scores.shape != anomalies.shape:
-        raise ValueError(f"scores {tuple(scores.shape)} and truth {tuple(anomalies.shape)} differ in shape")
-    if anomalies.dtype != torch.bool:
-        raise ValueError(f"truth is {anomalies.dtype}, not bool; hand in labels == anomaly")
+    scores, kinds = tensor(scores).float(), tensor(kinds)
+    if scores.shape != kinds.shape:
+        raise ValueError(f"scores {tuple(scores.shape)} and truth {tuple(kinds.shape)} differ in shape")
+    if kinds.dtype != (torch.bool if many == 2 else torch.uint8):
+        raise ValueError(f"truth is {kinds.dtype}, not bool; hand in labels == anomaly")
     if lost := int((~scores.isfinite()).sum()):
         raise ValueError(f"{lost} of {scores.numel()} scores are not finite (NaN or infinite); mend or ignore them")
-    return scores.flatten() + 0.0, anomalies.flatten()  # -0.0 + 0.0 is 0.0, which it equals
+    return scores.flatten() + 0.0, kinds.flatten()  # -0.0 + 0.0 is 0.0, which it equals
 
 
 def tensor(values: ArrayLike) -> Tensor:
@@ -210,9 +226,9 @@ def threshold_at_best_f1(curve: Curve) -> float:
 
 @dataclass(frozen=True)
 class Report:
-    """What `evaluate` found."""
+    """What an `Evaluation` found, of all pixels or of some."""
 
-    curve: Curve  # over all pixels
+    curve: Curve  # over all pixels that count
     images: NDArray[np.float64]  # [images, 3]: KEYS of each image, NaN where it lacks either kind
     counts: NDArray[np.int64]  # [images, bins, 2]: others and anomalies at falling scores, bins 64 times wider
     mixed: NDArray[np.bool_]  # [bins], as in `Curve`
@@ -222,8 +238,8 @@ class Report:
         """`auroc_pooled` and so on, and `auroc_per_image`: the mean over images that hold both kinds."""
         return dict(zip(NAMES, [*measure(self.curve).values(), *_mean(self.images)], strict=True))
 
-    def intervals(self, draws: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, tuple[float, float]]:
-        """Bootstrap over images of everything in `values`."""
+    def draws(self, draws: int = 1000) -> dict[str, NDArray[np.float64]]:
+        """Everything in `values` under `intervals.weights` of the images, `[draws]` each: the same for every score."""
         flat = self.counts.reshape(len(self.counts), -1).astype(float)
 
         def statistic(weights: NDArray[np.int64]) -> list[float]:
@@ -232,52 +248,116 @@ class Report:
             pooled = measure(Curve(np.zeros(some.sum(), np.float32), anomalies[some], others[some], self.mixed[some]))
             return [*pooled.values(), *_mean(np.repeat(self.images, weights, axis=0))]
 
-        low, high = bootstrap(statistic, len(flat), draws, level, seed)
-        return {name: (float(a), float(b)) for name, a, b in zip(NAMES, low, high, strict=True)}
+        found = np.array([statistic(w) for w in weights(len(flat), draws)])
+        return dict(zip(NAMES, found.T, strict=True))
 
 
-def evaluate(
-    images: Iterable[tuple[ArrayLike, ArrayLike]],
-    anomaly: int,
-    ignored: Sequence[int] = (255,),
-    rule: str = "first",
-) -> Report:
-    """Score a dataset image by image.
+class Evaluation:
+    """One score over a dataset, image by image; keeps counts and three measures an image, no pixel.
 
     The three protocols of the literature: StreetHazards' own is `values["*_per_image"]` with rule="nearest" and
-    nothing ignored; Zagreb's ignores "other" as well; pooled is `values["*_pooled"]`. They are not comparable.
+    nothing left out; Zagreb's leaves out "other" as well; pooled is `values["*_pooled"]`. They are not comparable.
 
     Args:
-        images: pairs of scores and labels, both `[H, W]`; labels at the resolution that is to be judged.
+        subsets: by name, the kinds of pixels (see `pixel_kinds`) of which each image is measured.
+        kinds: how many kinds there may be.
+    """
+
+    def __init__(self, subsets: Mapping[str, Sequence[int]], kinds: int = 2):
+        self.subsets = {name: torch.tensor(list(chosen), dtype=torch.uint8) for name, chosen in subsets.items()}
+        self.kinds, self.pools = kinds, {}
+        self.rows: dict[str, list[list[float]]] = {name: [] for name in subsets}
+        self.coarse: dict[str, list[tuple[NDArray, NDArray]]] = {name: [] for name in subsets}
+
+    def add(self, scores: ArrayLike, kinds: Tensor, group: str = "") -> None:
+        """One image: scores and `pixel_kinds`, both `[H, W]`; pixels of the kind `IGNORED` do not count.
+
+        Args:
+            group: where pixels are pooled, such as a town; all of them together are the dataset.
+
+        Raises:
+            ValueError: shapes differ, or a score that counts is not finite.
+        """
+        scores = tensor(scores)
+        if scores.shape != kinds.shape:
+            shapes = f"scores {tuple(scores.shape)}, labels {tuple(kinds.shape)}"
+            raise ValueError(f"image {len(next(iter(self.rows.values())))}: {shapes}")
+        scores, kinds = checked(scores[kinds != IGNORED], kinds[kinds != IGNORED], 0)
+        scores, order = scores.sort(descending=True)
+        kinds, pool = kinds[order].long(), self.pools.setdefault(group, Pool(22, self.kinds))
+        bins, at = bins_of(scores, pool.bits).flip(0).unique_consecutive(return_inverse=True)
+        pool._merge(bins, *_gathered(at, len(bins), kinds.flip(0), self.kinds, scores.flip(0)))
+        for name, chosen in self.subsets.items():
+            some = torch.isin(kinds, chosen.to(kinds))
+            curve = _exact(scores[some], kinds[some] % 2 == 1)
+            self.rows[name].append([*measure(curve).values(), fpr(curve, rule="nearest")])
+            keys = bins_of(scores[some], pool.bits - COARSE) * 2 + kinds[some] % 2
+            self.coarse[name].append(tuple(part.cpu().numpy() for part in keys.unique(return_counts=True)))
+
+    def pool(self, subset: str | None = None) -> Pool:
+        """All pixels, or those of the kinds of a subset, as anomalies and others; ValueError if no image was added."""
+        if not self.pools:
+            raise ValueError("no image to evaluate")
+        return sum(list(self.pools.values())[1:], next(iter(self.pools.values()))).of(*self.sides(subset))
+
+    def sides(self, subset: str | None = None) -> tuple[list[int], list[int]]:
+        """Kinds of anomalies, which are odd, and of others in a subset."""
+        kinds = range(self.kinds) if subset is None else self.subsets[subset].tolist()
+        return [k for k in kinds if k % 2], [k for k in kinds if not k % 2]
+
+    def report(self, subset: str, rule: str = "first") -> Report:
+        """What was found in a subset; `rule` of the FPR95 of each image, see `fpr`."""
+        curve, coarse = self.pool(subset).curve(), self.coarse[subset]
+        used = np.unique(np.concatenate([keys for keys, _ in coarse]) // 2)
+        counts = np.zeros((len(coarse), len(used), 2), np.int64)
+        for image, (keys, number) in zip(counts, coarse, strict=True):
+            image[np.searchsorted(used, keys // 2), keys % 2] = number
+        # A wide bin holds ties alone if it is one narrow bin that does.
+        wide = bins_of(torch.from_numpy(curve.thresholds), 22 - COARSE).numpy()
+        _, first, number = np.unique(wide, return_index=True, return_counts=True)
+        images = np.array(self.rows[subset])[:, [0, 1, 3 if rule == "nearest" else 2]]
+        return Report(curve, images, counts[:, ::-1], (curve.mixed[first] | (number > 1))[::-1])
+
+
+IGNORED = 255  # of `pixel_kinds`
+
+
+def pixel_kinds(
+    labels: ArrayLike, anomaly: int, ignored: Sequence[int] = (255,), marks: Sequence[Tensor] = ()
+) -> Tensor:
+    """The kind of each pixel, uint8: 1 for an anomaly, else 0, plus 2, 4, 8 ... where the mask i holds; or `IGNORED`.
+
+    Args:
+        labels: ids `[H, W]`, at the resolution that is to be judged.
         anomaly: id of the positives; every other id that is not ignored is a negative.
         ignored: ids that do not count.
-        rule: of the FPR95 of each image, see `fpr`.
+        marks: bool masks `[H, W]`, such as where the road is.
 
     Raises:
-        ValueError: no image; shapes differ; a score that counts is not finite; labels are of no integer type.
+        ValueError: labels are of no integer type, or one is negative.
     """
-    pool, rows, coarse = Pool(), [], []
-    for scores, labels in images:
-        scores, labels = tensor(scores).cpu(), torch.from_numpy(class_ids(labels, f"labels of image {len(rows)}"))
-        if scores.shape != labels.shape:
-            raise ValueError(f"image {len(rows)}: scores {tuple(scores.shape)}, labels {tuple(labels.shape)}")
-        counted = ~torch.isin(labels, torch.tensor(list(ignored), dtype=labels.dtype))
-        scores, truth = checked(scores[counted], labels[counted] == anomaly)
-        pool.add(scores, truth)
-        rows.append(list(measure(exact_curve(scores, truth), rule).values()))
-        keys = bins_of(scores, pool.bits - COARSE) * 2 + truth
-        coarse.append(np.unique(keys.numpy(), return_counts=True))
-    if not rows:
-        raise ValueError("no image to evaluate")
-    used = np.unique(np.concatenate([keys for keys, _ in coarse]) // 2)
-    counts = np.zeros((len(rows), len(used), 2), np.int64)
-    for image, (keys, number) in zip(counts, coarse, strict=True):
-        image[np.searchsorted(used, keys // 2), keys % 2] = number
-    curve = pool.curve()
-    # A wide bin holds ties alone if it is one narrow bin that does.
-    wide = bins_of(torch.from_numpy(curve.thresholds), pool.bits - COARSE).numpy()
-    _, first, number = np.unique(wide, return_index=True, return_counts=True)
-    return Report(curve, np.array(rows), counts[:, ::-1], (curve.mixed[first] | (number > 1))[::-1])
+    where = labels.device if isinstance(labels, Tensor) else "cpu"
+    labels = torch.from_numpy(class_ids(labels.cpu() if isinstance(labels, Tensor) else labels, "labels")).to(where)
+    kinds = (labels == anomaly).byte()
+    for i, mark in enumerate(marks):
+        kinds = kinds + mark.to(where).byte() * (2 << i)
+    return torch.where(torch.isin(labels, torch.tensor(list(ignored), device=where)), IGNORED, kinds).byte()
+
+
+def _exact(scores: Tensor, anomalies: Tensor) -> Curve:
+    """The curve of scores that fall."""
+    hits = anomalies.long().cumsum(0).cpu().numpy()
+    scores = scores.cpu().numpy()
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))[: len(scores)]
+    found = np.diff(hits[last], prepend=0)
+    return Curve(scores[last], found, np.diff(last, prepend=-1) - found)
+
+
+def _gathered(at: Tensor, bins: int, kinds: Tensor, many: int, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts `[bins, many]` and ends `[bins, 2]` of scores in the bins `at`."""
+    counts = torch.bincount(at * many + kinds, minlength=bins * many).view(bins, many)
+    ends = torch.full((bins, 2), torch.inf, device=at.device)
+    return counts, ends.scatter_reduce_(0, at[:, None].expand(-1, 2), torch.stack([scores, -scores], 1), "amin")
 
 
 def _mean(images: NDArray[np.float64]) -> NDArray[np.float64]:

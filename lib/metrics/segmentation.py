@@ -169,11 +169,10 @@ def components(
     counted = ~small[true]
     true, found = true[counted], found[counted]
     sizes_true, sizes_found = np.bincount(true), np.bincount(found)
-    # Few of all pairs meet, so they are listed and not laid out: n x m would be 10^10 for a noisy frame of 0.9 MP.
-    pairs, shared = np.unique(true * len(sizes_found) + found, return_counts=True)
+    # Few of all pairs meet, so only these are listed: n x m would be 10^10 for a noisy frame of 0.9 MP.
+    meet = (true > 0) & (found > 0)
+    pairs, shared = np.unique(true[meet] * len(sizes_found) + found[meet], return_counts=True)
     one, other = np.divmod(pairs, len(sizes_found))
-    meet = (one > 0) & (other > 0)
-    one, other, shared = one[meet], other[meet], shared[meet]
     hits_true, hits_found = (
         np.bincount(which, shared, len(sizes)) for which, sizes in ((one, sizes_true), (other, sizes_found))
     )

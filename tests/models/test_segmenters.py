@@ -67,7 +67,8 @@ def test_any_size(lite0, size):
     with torch.no_grad():
         found = lite0.outputs(torch.rand(2, 3, *size))
     assert found.logits.shape == (2, 13, *size)
-    assert found.features.shape == (2, lite0.feature_dim, -(-size[0] // 16), -(-size[1] // 16))
+    for features, dim, cell in zip(found.features, (lite0.feature_dim, 40), (16, 8), strict=True):
+        assert features.shape == (2, dim, -(-size[0] // cell), -(-size[1] // cell))
 
 
 @pytest.mark.parametrize("name", ["segformer_b0", "hiera_base"])
@@ -75,7 +76,7 @@ def test_any_size_of_transformers(name, request):
     network = request.getfixturevalue("hiera") if name == "hiera_base" else Segmenter(name).eval()
     with torch.no_grad():
         found = network.outputs(torch.rand(1, 3, 40, 70))
-    assert found.logits.shape == (1, 13, 40, 70) and found.features.shape == (1, network.feature_dim, 3, 5)
+    assert found.logits.shape == (1, 13, 40, 70) and found.features[0].shape == (1, network.feature_dim, 3, 5)
 
 
 def test_padding_is_repeated_border_and_is_cut_off(lite0):
@@ -106,7 +107,7 @@ def test_features_are_where_the_image_is(lite0):
     changed = images.clone()
     changed[..., 96:112, 16:32] = torch.rand(3, 16, 16)
     with torch.no_grad():
-        moved = (lite0.outputs(changed).features - lite0.outputs(images).features).norm(dim=1)[0]
+        moved = (lite0.outputs(changed).features[0] - lite0.outputs(images).features[0]).norm(dim=1)[0]
     assert divmod(int(moved.argmax()), moved.shape[1]) == (6, 1)
 
 

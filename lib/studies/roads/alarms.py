@@ -1,8 +1,9 @@
 """Every score of a trained segmenter on held-out streets, and what a threshold costs: notebooks/streethazards.ipynb."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,17 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lib import anomaly
+from lib.anomaly import Score
 from lib.data.augment import Resize
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
 from lib.metrics import anomaly as measures
 from lib.metrics import segmentation
-from lib.metrics.anomaly import Pool, checked
-from lib.metrics.intervals import bootstrap
+from lib.metrics.anomaly import Curve, Evaluation, Pool, checked, pixel_kinds
+from lib.metrics.intervals import bootstrap, percentiles
+from lib.models.segmenters import Outputs
 from lib.provenance import code, short
-from lib.studies.roads.experiment import KNOWN, MEMORY, RoadStudy
+from lib.studies.roads.experiment import KNOWN, RoadStudy
 
-OTHER, PEDESTRIAN = CLASSES.index("other"), CLASSES.index("pedestrian")
-Score = Callable[[Tensor, Tensor, anomaly.Statistics], Tensor]  # as those of `lib.anomaly.SCORES`
+OTHER, PEDESTRIAN, CAR = (CLASSES.index(name) for name in ("other", "pedestrian", "car"))
+DRIVABLE = torch.tensor([CLASSES.index(name) for name in ("road", "road line", "sidewalk")])
+#: Pixels that each protocol counts, by the kinds of `kinds_of`: 2 is "other", 4 the region, 8 the predicted region.
+SUBSETS = {
+    "all": range(16),
+    "zagreb": [k for k in range(16) if not k & 2],
+    "region": [k for k in range(16) if k & 4],
+    "predicted": [k for k in range(16) if k & 8],
+}
 #: Shares of validation pixels flagged: where thresholds are tried.
 RATES = np.geomspace(1e-4, 0.2, 24)
 BUDGETS = (0.1, 0.5, 1.0, 2.0)  # false alarms a frame
@@ -32,6 +42,51 @@ SMALLEST = (5e-5, 2.5e-4)
 #: sIoU above which an anomaly counts as found, and PPV up to which what is flagged is a false alarm: the lowest
 #: threshold of F1* there.
 FOUND = 0.25
+
+
+class Frame(NamedTuple):
+    """One frame of a split, on the model's device."""
+
+    index: int
+    town: str
+    logits: Tensor  # [1, C, H, W]
+    features: tuple[Tensor, ...]  # [1, D, h, w] each
+    label: Tensor  # [H, W]
+
+
+@torch.no_grad()
+def frames(study: RoadStudy, split: str, model: nn.Module, picks: Sequence[int] | None = None) -> Iterator[Frame]:
+    """What a model says of every frame of a split at `study.size`, or of some, one after the other; none is kept."""
+    data, resize, where = study.split(split), Resize(study.size), next(model.parameters()).device
+    model.eval()
+    for i in range(len(data)) if picks is None else picks:
+        x, y = data.batch([i], resize)
+        yield Frame(i, data.data.towns[i], *model.outputs(x.to(where)), y[0].to(where))
+
+
+class Ensemble(nn.Module):
+    """Models as one whose logits are the logarithm of their mean softmax; features are those of the first."""
+
+    def __init__(self, models: Sequence[nn.Module]):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def outputs(self, images: Tensor) -> Outputs:
+        found = [model.outputs(images) for model in self.models]
+        mean = torch.stack([one.logits.log_softmax(1) for one in found]).logsumexp(0) - np.log(len(found))
+        return Outputs(mean, found[0].features)
+
+
+def kinds_of(frame: Frame) -> Tensor:
+    """`pixel_kinds` of a frame, `[H, W]`: anomalies, "other", the region of interest, and the predicted one.
+
+    The region is road, road line and sidewalk, and anomalies; the predicted one all that lies in its column at or below
+    a pixel that is taken for one of the three, so that what stands on the road is in it.
+    """
+    drivable = DRIVABLE.to(frame.label.device)
+    region = torch.isin(frame.label, drivable) | (frame.label == ANOMALY)
+    predicted = torch.isin(frame.logits.argmax(1)[0], drivable).byte().cummax(0).values.bool()
+    return pixel_kinds(frame.label, ANOMALY, (IGNORE,), [frame.label == OTHER, region, predicted])
 
 
 class OperatingPoints(NamedTuple):
@@ -43,49 +98,46 @@ class OperatingPoints(NamedTuple):
     recall: NDArray[np.float64]  # of pixels; NaN where there is no anomaly
 
 
-class SplitOutputs:
-    """Logits, features and label of every frame of a split at `size`; kept if they fit into `MEMORY` bytes.
+class Alarms:
+    """What falling thresholds flag, counted frame by frame.
 
     Args:
-        every: every so many frames.
+        at: thresholds.
+        most: false alarms in all, beyond which a threshold and all below it are given up.
     """
 
-    def __init__(self, study: RoadStudy, split: str, model: nn.Module, every: int = 1):
-        self._frames, self._resize, self.model = study.split(split), Resize(study.size), model.eval()
-        self.picks = range(0, len(self._frames), every)
-        size = 5 * KNOWN * study.size[0] * study.size[1] * len(self.picks)
-        self._kept = list(self._computed()) if size < MEMORY else None
+    def __init__(self, at: NDArray[np.float64], most: float = np.inf):
+        self.at, self.most, self.frames = at, most, 0
+        self.false, self.pixels = np.zeros(len(at)), np.zeros((len(at), 3))
+        self.sious: list[list[NDArray]] = [[] for _ in at]
 
-    def __len__(self) -> int:
-        return len(self.picks)
+    def add(self, score: Tensor, label: Tensor) -> None:
+        """One frame, both `[H, W]`; ValueError as `checked`."""
+        self.frames += 1
+        checked(score[label != IGNORE], label[label != IGNORE] == ANOMALY)
+        score, label = score.cpu().numpy(), label.cpu().numpy()
+        truth, counted = label == ANOMALY, label != IGNORE
+        for i, threshold in enumerate(self.at):
+            flagged = (score >= threshold) & counted
+            siou, ppv = components(flagged, label)
+            self.false[i] += (ppv <= FOUND).sum()
+            self.sious[i].append(siou)
+            self.pixels[i] += (flagged & truth).sum(), flagged.sum(), truth.sum()
+            if self.false[i] > self.most:
+                self.at = self.at[:i]
+                break
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return iter(self._computed() if self._kept is None else self._kept)
-
-    @torch.no_grad()
-    def _computed(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        where = next(self.model.parameters()).device
-        for i in self.picks:
-            x, y = self._frames.batch([i], self._resize)
-            yield *(part.cpu() for part in self.model.outputs(x.to(where))), y
-
-    def scored(self, score: Score, statistics: anomaly.Statistics) -> Iterator[tuple[Tensor, Tensor]]:
-        """Score and label of each frame, both `[H, W]`."""
-        for logits, features, label in self:
-            yield score(logits, features, statistics)[0], label[0]
-
-    def matrices(self) -> NDArray[np.int64]:
-        """Confusion, one an image `[N, C+1, C+1]`: of the anomaly, the last, it says for what it is taken."""
-        return np.array([segmentation.confusion(y.numpy(), z.argmax(1).numpy(), KNOWN + 1) for z, _, y in self])
-
-
-def thresholds(pairs: Iterable[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
-    """Thresholds that flag `RATES` of the pixels of frames without anomalies, falling."""
-    pool = Pool()
-    for score, label in pairs:
-        pool.add(score[label != IGNORE], label[label != IGNORE] == ANOMALY)
-    curve = pool.curve()
-    return np.array([measures.threshold_at_fpr(curve, rate) for rate in RATES])
+    def points(self) -> OperatingPoints:
+        """So far, of the thresholds that were not given up."""
+        n = len(self.at)
+        hits, total, true = self.pixels[:n].T
+        found = [np.concatenate(s) > FOUND for s in self.sious[:n]]
+        return OperatingPoints(
+            self.false[:n] / max(self.frames, 1),
+            np.array([f.mean() if f.size else np.nan for f in found]),
+            np.divide(hits, total, out=np.full(n, np.nan), where=total > 0),
+            np.divide(hits, true, out=np.full(n, np.nan), where=true > 0),
+        )
 
 
 def components(flagged: NDArray[np.bool_], label: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
@@ -94,28 +146,9 @@ def components(flagged: NDArray[np.bool_], label: NDArray[np.int64]) -> tuple[ND
     return segmentation.components(label == ANOMALY, flagged, label == IGNORE, *smallest)
 
 
-def operating_points(pairs: Iterable[tuple[Tensor, Tensor]], at: NDArray[np.float64]) -> OperatingPoints:
-    """What the thresholds `at` flag on frames of scores and labels, `[H, W]` each; ValueError as `curves.checked`."""
-    false, sious, pixels, frames = np.zeros(len(at)), [[] for _ in at], np.zeros((len(at), 3)), 0
-    for score, label in pairs:
-        frames += 1
-        checked(score[label != IGNORE], label[label != IGNORE] == ANOMALY)
-        score, label = score.numpy(), label.numpy()
-        truth = label == ANOMALY
-        for i, threshold in enumerate(at):
-            flagged = (score >= threshold) & (label != IGNORE)
-            siou, ppv = components(flagged, label)
-            false[i] += (ppv <= FOUND).sum()
-            sious[i].append(siou)
-            pixels[i] += (flagged & truth).sum(), flagged.sum(), truth.sum()
-    hits, total, true = pixels.T
-    found = [np.concatenate(s) > FOUND for s in sious]
-    return OperatingPoints(
-        false / frames,
-        np.array([f.mean() if f.size else np.nan for f in found]),
-        np.divide(hits, total, out=np.full(len(at), np.nan), where=total > 0),
-        np.divide(hits, true, out=np.full(len(at), np.nan), where=true > 0),
-    )
+def thresholds(curve: Curve) -> NDArray[np.float64]:
+    """Thresholds that flag `RATES` of the pixels of frames without anomalies, falling."""
+    return np.array([measures.threshold_at_fpr(curve, rate) for rate in RATES])
 
 
 def within_budget(seen: OperatingPoints, budget: float) -> int:
@@ -125,6 +158,29 @@ def within_budget(seen: OperatingPoints, budget: float) -> int:
     """
     over = np.flatnonzero(seen.false_alarms > budget)
     return int(over[0]) - 1 if over.size else len(seen.false_alarms) - 1
+
+
+@dataclass
+class Judged:
+    """What the passes over one model's frames leave: counts, no pixel of any frame."""
+
+    known: anomaly.Statistics
+    matrices: dict[str, list[NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
+    ordinary: dict[str, Pool] = field(default_factory=dict)  # by score, validation pixels
+    allowed: dict[str, Alarms] = field(default_factory=dict)  # by score, on validation
+    seen: dict[str, Alarms] = field(default_factory=dict)  # the same thresholds on the held-out split
+    found: dict[str, Evaluation] = field(default_factory=dict)  # by score, pooled by town
+    crossed: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def confuse(self, split: str, frame: Frame) -> None:
+        """Count one image `[C+1, C+1]`: of the anomaly, the last, it says for what it is taken."""
+        predicted = frame.logits.argmax(1)[0].cpu().numpy()
+        self.matrices[split].append(segmentation.confusion(frame.label.cpu().numpy(), predicted, KNOWN + 1))
+
+    def against_validation(self, score: str) -> float:
+        """AUROC of the anomalies against the pixels of validation, whose towns the network knows."""
+        here = self.found[score].pool()
+        return measures.auroc((here.of([1], []) + self.ordinary[score].of([], [0])).curve())
 
 
 @dataclass(frozen=True)
@@ -151,71 +207,142 @@ class AnomalyStudy:
         found = f"{self.study.data(self.held_out)}, kinds {short(self.kinds())}; {self.draws} draws"
         return f"{found}; scores {names}, {json.dumps(parts)}"
 
-    def statistics(self, model: nn.Module) -> anomaly.Statistics:
-        """What the scores need from the training split."""
-        return anomaly.fit(SplitOutputs(self.study, "train", model))
-
     def kinds(self) -> list[str]:
         """The kind of anomaly of each held-out frame; of the real set, which does not say, its town."""
         data, card = self.study.split(self.held_out).data, self.study.root / "frames.json"
         known = json.loads(card.read_text()) if card.exists() else {}
         return [known.get(name, {}).get("kind", town) for name, town in zip(data.names, data.towns, strict=True)]
 
-    def measure(self, model: nn.Module) -> dict[str, Any]:
-        """Everything about one trained model: mIoU on three splits, and `judged` for every score."""
-        known = self.statistics(model)
-        test, validation = (SplitOutputs(self.study, split, model) for split in (self.held_out, "validation"))
-        train = SplitOutputs(self.study, "train", model, max(len(self.study.split("train")) // len(validation), 1))
-        found = {"test": test.matrices(), "validation": validation.matrices(), "train": train.matrices()}
-        closed = found["test"][:, :-1, :-1]
-        low, high = bootstrap(lambda w: segmentation.miou(np.tensordot(w, closed, 1)), len(closed))
-        means = {split: segmentation.summary(seen.sum(0), PEDESTRIAN) for split, seen in found.items()}
-        means["test"] |= {"low": float(low), "high": float(high)}
-        scores = {name: self.judged(score, known, validation, test) for name, score in self.scores.items()}
-        return means | {"scores": scores}
+    def places(self) -> dict[str, Tensor]:
+        """Of each held-out town, how often each pixel `[H, W]` is an anomaly in frames of the other towns, blurred."""
+        data, resize = self.study.split(self.held_out), Resize(self.study.size)
+        towns = sorted(set(data.data.towns))
+        sums = {town: torch.zeros(self.study.size) for town in towns}
+        for i, town in enumerate(data.data.towns):
+            sums[town] += data.batch([i], resize)[1][0] == ANOMALY
+        count = {town: sum(sums[other] for other in towns if other != town) for town in towns}
+        others = {town: sum(other != town for other in data.data.towns) for town in towns}
+        return {t: anomaly.smoothed(torch.as_tensor(c) / max(others[t], 1)) for t, c in count.items() if others[t]}
 
-    def judged(
-        self, score: Score, known: anomaly.Statistics, validation: SplitOutputs, test: SplitOutputs
-    ) -> dict[str, Any]:
-        """One score: three protocols with intervals, each kind, budgets from validation, thresholds across towns."""
-        pairs = list(test.scored(score, known))
-        report = measures.evaluate(pairs, ANOMALY, (IGNORE,), rule="nearest")
-        zagreb = measures.evaluate(pairs, ANOMALY, (IGNORE, OTHER)).values
-        at = thresholds(validation.scored(score, known))
-        allowed, seen = operating_points(validation.scored(score, known), at), operating_points(pairs, at)
-        points = {}
-        for budget in BUDGETS:
-            i, there = within_budget(allowed, budget), seen._asdict() | {"on_validation": allowed.false_alarms}
-            points[f"{budget:g}"] = {key: float(value[i]) for key, value in there.items()} if i >= 0 else {}
-        return {
-            **{key: report.values[key] for key in measures.NAMES},
-            **{f"{key}_zagreb": zagreb[f"{key}_per_image"] for key in measures.KEYS},
-            "intervals": {key: list(pair) for key, pair in report.intervals(self.draws).items()},
-            "kinds": pd.Series(report.images[:, 0]).groupby(self.kinds()).mean().to_dict(),
-            "budgets": points,
-            "crossed": self.crossed(pairs, test),
-        }
+    def judge(self, model: nn.Module, names: Sequence[str] = (), crossed: bool = False) -> Judged:
+        """Judge some scores, or all, in passes that keep counts alone.
 
-    def crossed(self, pairs: list[tuple[Tensor, Tensor]], test: SplitOutputs) -> dict[str, float]:
+        Train for statistics; validation for levels, for thresholds and for what they flag; the held-out split for all
+        measures, and once more, if `crossed`, for thresholds of its other towns.
+        """
+        scores = {name: self.scores[name] for name in names or self.scores}
+        run, held_out = partial(frames, self.study, model=model), self.held_out
+        matrices: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
+        judged = Judged(None, matrices)
+        every = max(len(self.study.split("train")) // len(self.study.split("validation")), 1)
+
+        def counted(split: str, every: int = 1) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
+            for frame in run(split):
+                if frame.index % every == 0:
+                    judged.confuse(split, frame)
+                yield frame.logits, frame.features, frame.label[None]
+
+        known = anomaly.fit(counted("train", every), movers=(CAR, PEDESTRIAN))
+        judged.known = known = anomaly.levels(counted("validation"), known)
+        judged.ordinary = {name: Pool() for name in scores}
+        for frame in run("validation"):
+            kinds = kinds_of(frame)
+            for name, score in scores.items():
+                score = score(frame.logits, frame.features, known)[0][kinds != measures.IGNORED]
+                judged.ordinary[name].add(score, torch.zeros_like(score, dtype=torch.bool))
+        most = max(BUDGETS) * len(self.study.split("validation"))
+        judged.allowed = {name: Alarms(thresholds(pool.curve()), most) for name, pool in judged.ordinary.items()}
+        for frame in run("validation"):
+            for name, score in scores.items():
+                judged.allowed[name].add(score(frame.logits, frame.features, known)[0], frame.label)
+
+        judged.seen = {name: Alarms(alarms.at) for name, alarms in judged.allowed.items()}
+        judged.found = {name: Evaluation(SUBSETS, 16) for name in scores}
+        places = self.places()
+        at_home = {town: replace(known, elsewhere=place) for town, place in places.items()}
+        for frame in run(held_out):
+            judged.confuse(held_out, frame)
+            kinds, here = kinds_of(frame), at_home.get(frame.town, known)
+            for name, score in scores.items():
+                score = score(frame.logits, frame.features, here)[0]
+                judged.found[name].add(score, kinds, frame.town)
+                judged.seen[name].add(score, frame.label)
+        if crossed:
+            self._cross(judged, run(held_out), scores, at_home)
+        return judged
+
+    def _cross(self, judged: Judged, held_out: Iterator[Frame], scores: dict[str, Score], at_home: dict) -> None:
         """Thresholds of one held-out town used in the other: open-mIoU at 95 % recall, and components at the best F1.
 
         Averages over the ways round; NaN with one town. A town without anomalies chooses no threshold.
         """
-        towns = np.array(self.study.split(self.held_out).data.towns)[list(test.picks)]
-        predicted = [logits.argmax(1)[0].numpy() for logits, _, _ in test]
-        rows = []
-        for town in sorted(set(towns)):
-            here, there = np.flatnonzero(towns != town), np.flatnonzero(towns == town)
-            if not any((pairs[i][1] == ANOMALY).any() for i in here):
-                continue
-            curve = measures.evaluate((pairs[i] for i in here), ANOMALY, (IGNORE,)).curve
-            recall, best = measures.threshold_at_recall(curve), measures.threshold_at_best_f1(curve)
-            counts, parts = np.zeros((KNOWN + 1, KNOWN + 1), np.int64), []
-            for i in there:
-                score, label = (part.numpy() for part in pairs[i])
-                labels = segmentation.open_labels(predicted[i], score, recall, ANOMALY)
-                counts += segmentation.confusion(label, labels, KNOWN + 1)
-                parts.append(components(score >= best, label))
-            seen = segmentation.component_summary(*map(np.concatenate, zip(*parts, strict=True)))
-            rows.append({"open_miou": segmentation.open_miou(counts)} | seen)
-        return pd.DataFrame(rows, columns=["open_miou", "siou", "ppv", "f1"], dtype=float).mean().to_dict()
+        at: dict[tuple[str, str], tuple[float, float]] = {}
+        for name, found in judged.found.items():
+            for town in found.pools:
+                others = [pool.of(*found.sides()) for other, pool in found.pools.items() if other != town]
+                curve = sum(others, Pool()).curve()
+                if curve.anomalies.any():
+                    at[name, town] = measures.threshold_at_recall(curve), measures.threshold_at_best_f1(curve)
+        counts, parts = defaultdict(int), defaultdict(list)
+        for frame in held_out:
+            label, predicted = frame.label.cpu().numpy(), frame.logits.argmax(1)[0].cpu().numpy()
+            for name, score in scores.items():
+                if key := (name, frame.town) if (name, frame.town) in at else None:
+                    here = at_home.get(frame.town, judged.known)
+                    values = score(frame.logits, frame.features, here)[0].cpu().numpy()
+                    labels = segmentation.open_labels(predicted, values, at[key][0], ANOMALY)
+                    counts[key] = counts[key] + segmentation.confusion(label, labels, KNOWN + 1)
+                    parts[key].append(components(values >= at[key][1], label))
+        for name in scores:
+            rows = [
+                {"open_miou": segmentation.open_miou(counts[key])}
+                | segmentation.component_summary(*map(np.concatenate, zip(*parts[key], strict=True)))
+                for key in at
+                if key[0] == name
+            ]
+            table = pd.DataFrame(rows, columns=["open_miou", "siou", "ppv", "f1"], dtype=float)
+            judged.crossed[name] = table.mean().to_dict()
+
+    def measure(self, model: nn.Module) -> dict[str, Any]:
+        """Everything about one trained model: mIoU on three splits, and `summary` of every score."""
+        judged = self.judge(model, crossed=True)
+        closed = np.array(judged.matrices[self.held_out])[:, :-1, :-1]
+        low, high = bootstrap(lambda w: segmentation.miou(np.tensordot(w, closed, 1)), len(closed))
+        splits = {"test": self.held_out, "validation": "validation", "train": "train"}
+        means = {n: segmentation.summary(sum(judged.matrices[s]), PEDESTRIAN) for n, s in splits.items()}
+        means["test"] |= {"low": float(low), "high": float(high)}
+        return means | {"scores": {name: self.summary(judged, name) for name in judged.found}}
+
+    def summary(self, judged: Judged, name: str) -> dict[str, Any]:
+        """One score: protocols with intervals and draws, each kind, towns, budgets from validation."""
+        evaluation = judged.found[name]
+        report, inside = evaluation.report("all", rule="nearest"), evaluation.report("region")
+        values = {key: report.values[key] for key in measures.NAMES}
+        zagreb = evaluation.report("zagreb").values
+        values |= {f"{key}_zagreb": zagreb[f"{key}_per_image"] for key in measures.KEYS}
+        predicted = evaluation.report("predicted")
+        for where, part in (("region", inside), ("predicted_region", predicted)):
+            values |= {f"{key}_{where}": part.values[f"{key}_pooled"] for key in measures.KEYS}
+        values["anomalies_in_predicted_region"] = float(predicted.curve.anomalies.sum() / report.curve.anomalies.sum())
+        drawn = report.draws(self.draws) | {"auroc_region": inside.draws(self.draws)["auroc_pooled"]}
+        before, after = judged.allowed[name].points(), judged.seen[name].points()
+        points = {}
+        for budget in BUDGETS:
+            i, there = within_budget(before, budget), after._asdict() | {"on_validation": before.false_alarms}
+            points[f"{budget:g}"] = {key: float(value[i]) for key, value in there.items()} if i >= 0 else {}
+        some = np.flatnonzero(after.found > 0)
+        pools = {town: pool.of(*evaluation.sides()) for town, pool in evaluation.pools.items()}
+        return {
+            **values,
+            "first_found": float(before.false_alarms[some[0]]) if some.size else float("nan"),
+            "intervals": {key: percentiles(values).tolist() for key, values in drawn.items()},
+            "draws": {key: " ".join(f"{v:.5f}" for v in drawn[key]) for key in PAIRED},
+            "kinds": pd.Series(report.images[:, 0]).groupby(self.kinds()).mean().to_dict(),
+            "towns": {town: measures.measure(pool.curve()) for town, pool in pools.items()},
+            "budgets": points,
+            "crossed": judged.crossed.get(name, {}),
+        }
+
+
+#: Measures that are compared with those of `anomaly.PLACES`, frame by frame drawn anew.
+PAIRED = ("auroc_pooled", "aupr_pooled", "auroc_region")

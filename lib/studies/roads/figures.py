@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from lib import plots
-from lib.data.streethazards import ANOMALY, CLASSES, IGNORE, PALETTE
-from lib.metrics.anomaly import exact_curve
+from lib.data.streethazards import ANOMALY, CLASSES, PALETTE
+from lib.metrics.anomaly import Curve
 from lib.studies.roads import alarms
 from lib.studies.roads.alarms import OperatingPoints
 from lib.studies.roads.experiment import Frames
@@ -123,18 +123,15 @@ def effects(groups: dict[str, dict[str, dict[str, float]]]) -> Figure:
     return figure
 
 
-def curves(maps: dict[str, Tensor], truth: Tensor, names: Sequence[str]) -> Figure:
-    """Precision over recall and the ROC curve of pooled pixels, scores and ground truth `[N, H, W]`."""
-    counted = truth != IGNORE
-    positive = truth[counted] == ANOMALY
+def curves(found: dict[str, Curve]) -> Figure:
+    """Precision over recall and the ROC curve of pooled pixels, of each score."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), layout="constrained")
-    for colour, name in zip(plots.SLOTS, names, strict=False):
-        curve = exact_curve(maps[name][counted], positive)
+    for colour, (name, curve) in zip(plots.SLOTS, found.items(), strict=False):
         hits, alarm = np.cumsum(curve.anomalies), np.cumsum(curve.others)
         some = np.unique(np.linspace(0, len(hits) - 1, 4000).astype(int))
         axes[0].plot(hits[some] / hits[-1], (hits / (hits + alarm))[some], color=colour, label=name)
         axes[1].plot(alarm[some] / alarm[-1], hits[some] / hits[-1], color=colour)
-    axes[0].axhline(float(positive.float().mean()), color="black", linestyle=":", linewidth=1, label="chance")
+    axes[0].axhline(hits[-1] / (hits[-1] + alarm[-1]), color="black", linestyle=":", linewidth=1, label="chance")
     axes[1].plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
     axes[0].set(xlabel="recall, pixels", ylabel="precision, pixels")
     axes[1].set(xlabel="false-positive rate, pixels", ylabel="recall, pixels")
@@ -142,17 +139,18 @@ def curves(maps: dict[str, Tensor], truth: Tensor, names: Sequence[str]) -> Figu
     return figure
 
 
-def stretched(scores: Tensor) -> Tensor:
-    """Scores `[N, H, W]` in 0..1, from the 1st to the 99.5th percentile of all frames."""
-    low, high = np.quantile(scores, [0.01, 0.995])
-    return ((scores - low) / (high - low)).clamp(0, 1)
+def stretched(scores: Tensor, curve: Curve) -> Tensor:
+    """Scores `[N, H, W]` in 0..1, from the 1st to the 99.5th percentile of all pixels of a split, by their curve."""
+    above = np.cumsum(curve.anomalies + curve.others)
+    low, high = (curve.thresholds[np.searchsorted(above, share * above[-1])] for share in (0.99, 0.005))
+    return ((scores - low) / max(high - low, np.float32(1e-12))).clamp(0, 1)
 
 
 def thresholds(seen: dict[str, tuple[OperatingPoints, OperatingPoints]]) -> Figure:
-    """Precision, recall, anomalies found and false alarms of each score at `alarms.RATES`; (validation, test) each."""
+    """Precision, recall, anomalies found and false alarms of each score, (validation, test), by share flagged."""
     figure, axes = plt.subplots(1, len(seen), figsize=(4.4 * len(seen), 3.6), layout="constrained", squeeze=False)
-    x = 100 * alarms.RATES
     for axis, (name, (before, after)) in zip(axes[0], seen.items(), strict=True):
+        x = 100 * alarms.RATES[: len(before.false_alarms)]
         lines = axis.plot(x, after.precision, color="#332288", label="precision, pixels")
         lines += axis.plot(x, after.recall, color="#44AA99", label="recall, pixels")
         lines += axis.plot(x, after.found, color="#DDCC77", label="anomalies found")

@@ -4,10 +4,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
-from lib.data.streethazards import ANOMALY
-from lib.metrics import anomaly as measures
+from lib.anomaly import PLACES
 from lib.metrics.intervals import difference, holm
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it is compared with
@@ -46,13 +44,13 @@ def runs_of(rows: list[dict], config: str = "{treatment}") -> list[dict[str, Any
     return runs
 
 
-def anomaly_runs(rows: list[dict]) -> list[dict[str, Any]]:
-    """Rows of `AnomalyStudy.measure` as runs: `main`, and one configuration a score."""
+def anomaly_runs(rows: list[dict], prefix: str = "") -> list[dict[str, Any]]:
+    """Rows of `AnomalyStudy.measure` as runs: `main`, and one configuration a score, each after `prefix`."""
     runs = []
     for row in rows:
-        seed, m = row["params"]["seed"], row["metrics"]
+        seed, m = row["params"].get("seed", 0), row["metrics"]
         known = {f"{split}_{key}": v for split in ("test", "validation", "train") for key, v in m[split].items()}
-        runs.append({"config": "main", "seed": seed, "metrics": known})
+        runs.append({"config": f"{prefix}main", "seed": seed, "metrics": known})
         for name, s in m["scores"].items():
             kinds = pd.Series(s["kinds"], dtype=float).dropna()  # kinds without a pixel have no AUROC
             metrics = {k: v for k, v in s.items() if isinstance(v, float | int)} | s["crossed"]
@@ -60,8 +58,63 @@ def anomaly_runs(rows: list[dict]) -> list[dict[str, Any]]:
             for key, (low, high) in s["intervals"].items():
                 metrics |= {f"{key}_low": low, f"{key}_high": high}
             metrics |= {f"{k} at {b}": v for b, at in s["budgets"].items() for k, v in at.items()}
-            runs.append({"config": f"score {name}", "seed": seed, "metrics": metrics})
+            runs.append({"config": f"{prefix}score {name}", "seed": seed, "metrics": metrics})
     return runs
+
+
+def paired(rows: list[dict], key: str, images: float = np.inf) -> pd.DataFrame:
+    """`intervals.compare` of every score with each of `anomaly.PLACES` in a measure of `alarms.PAIRED`.
+
+    Paired by seed, and by frame: both sides are of the same frames drawn anew. Rows are "score - place".
+
+    Args:
+        rows: of `AnomalyStudy.measure`.
+        images: how many frames were drawn from.
+    """
+    by_seed = {row["params"].get("seed", 0): row["metrics"]["scores"] for row in rows if row["metrics"]}
+    names = [name for name in next(iter(by_seed.values())) if name not in PLACES]
+
+    def side(name: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
+        values = {seed: scores[name].get(key, np.nan) for seed, scores in by_seed.items()}
+        return values, {s: np.fromstring(scores[name]["draws"][key], sep=" ") for s, scores in by_seed.items()}
+
+    found = {}
+    for name in names:
+        for place in PLACES:
+            (ours, our_draws), (theirs, their_draws) = side(name), side(place)
+            found[f"{name} - {place}"] = difference(ours, theirs, draws=(our_draws, their_draws), units=images)
+    table = pd.DataFrame(found).T
+    return table.assign(holm=holm(table["p"]))
+
+
+def detecting(*compared: pd.DataFrame) -> list[str]:
+    """Scores that beat every place: tables of `paired` in which the intervals of all their rows are above zero."""
+    low = pd.concat([table["low"] for table in compared])
+    worst = low.groupby(low.index.str.rpartition(" - ").get_level_values(0), sort=False).min()
+    return list(worst.index[worst > 0])
+
+
+def chosen(rows: list[dict]) -> pd.DataFrame:
+    """The score that is best in one test town (means over seeds), by AUROC and by AUPR, and what it has in the others.
+
+    No place is chosen: one of them knows the labels of the other town.
+    """
+    pooled = {}
+    for row in rows:
+        for name, score in row["metrics"]["scores"].items():
+            for town, values in score["towns"].items():
+                pooled.setdefault((town, name), []).append(values)
+    means = pd.DataFrame({key: pd.DataFrame(values).mean() for key, values in pooled.items()}).T
+    found = []
+    for town in sorted({town for town, _ in means.index}):
+        here = means.loc[town].drop(list(PLACES), errors="ignore")
+        for key in ("auroc", "aupr"):
+            best = here[key].idxmax()
+            there = [means.loc[other, best] for other in {t for t, _ in means.index} - {town}]
+            reported = pd.DataFrame(there, columns=["auroc", "aupr"]).mean()
+            row = {"chosen in": town, "by": key, "score": best, "there": here.loc[best, key]}
+            found.append(row | {f"{k} elsewhere": v for k, v in reported.items()})
+    return pd.DataFrame(found)
 
 
 def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
@@ -72,10 +125,9 @@ def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
     return rows.round(digits).astype({"seeds": int})
 
 
-def ranked(scores: Tensor, truth: Tensor) -> dict[str, int]:
-    """Which frames have the best, the median and the worst AUPR, of those that hold an anomaly; ValueError without."""
-    values = measures.evaluate(zip(scores, truth, strict=True), ANOMALY).images[:, 1]
-    order = np.argsort(values)[: np.isfinite(values).sum()]  # NaN comes last
+def ranked(aupr: np.ndarray) -> dict[str, int]:
+    """Which frames have the best, the median and the worst AUPR, `[N]`, NaN without anomaly; ValueError if all are."""
+    order = np.argsort(aupr)[: np.isfinite(aupr).sum()]  # NaN comes last
     if not order.size:
         raise ValueError("no frame holds both an anomaly and ordinary pixels, so none has an AUPR")
     return {"best": int(order[-1]), "median": int(order[len(order) // 2]), "worst": int(order[0])}

@@ -1,15 +1,36 @@
 """Anomalies on streets small enough to know the answer: what thresholds flag, budgets, and scores that must win."""
 
+import json
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from lib import explore
+from lib import anomaly, explore
 from lib.anomaly import SCORES
-from lib.data.streethazards import ANOMALY, IGNORE
+from lib.data.augment import Resize
+from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
+from lib.metrics import anomaly as measures
+from lib.metrics.anomaly import Pool
 from lib.studies.roads import alarms
-from lib.studies.roads.alarms import AnomalyStudy, OperatingPoints, SplitOutputs
+from lib.studies.roads.alarms import AnomalyStudy, OperatingPoints
+from lib.studies.roads.experiment import frames
+
+
+def operating_points(pairs, at, most=np.inf):
+    found = alarms.Alarms(np.asarray(at), most)
+    for score, label in pairs:
+        found.add(score, label)
+    return found.points()
+
+
+def at_rates(pairs):
+    pool = Pool()
+    for score, label in pairs:
+        pool.add(score, label == ANOMALY)
+    return alarms.thresholds(pool.curve())
 
 
 def test_alarms_by_hand():
@@ -21,26 +42,26 @@ def test_alarms_by_hand():
     score[30:34, 30:34] = 4.0  # a false alarm
     score[30:34, 0:4] = 3.0  # another
     score[0:4] = 9.0  # nothing counts here
-    seen = alarms.operating_points([(score, label), (score, label)], np.array([8.0, 4.5, 3.5, 2.5]))
+    seen = operating_points([(score, label), (score, label)], np.array([8.0, 4.5, 3.5, 2.5]))
     assert seen.false_alarms.tolist() == [0, 0, 1, 2]
     assert seen.found.tolist() == [0, 1, 1, 1] and seen.recall.tolist() == [0, 0.8, 0.8, 0.8]
     assert np.isnan(seen.precision[0]) and seen.precision[1:].tolist() == [1, 80 / 96, 80 / 112]
     assert [alarms.within_budget(seen, b) for b in (0.5, 1.0, 5.0)] == [1, 2, 3]
-    empty = alarms.operating_points([(score, torch.zeros_like(label))], np.array([2.5]))
+    empty = operating_points([(score, torch.zeros_like(label))], np.array([2.5]))
     assert np.isnan(empty.found[0]) and empty.false_alarms[0] == 4
     score[20, 20] = np.nan
     with pytest.raises(ValueError, match="1 of 1400 scores are not finite"):
-        alarms.operating_points([(score, label)], np.array([2.5]))
+        operating_points([(score, label)], np.array([2.5]))
 
 
 def test_flagging_most_of_a_frame_is_a_false_alarm():
     """88 x 88 of 100 x 100 px with one pixel on the anomaly: PPV 1/7744, which is no find."""
     score, label = torch.zeros(100, 100), torch.zeros(100, 100, dtype=torch.long)
     score[:88, :88], label[87:97, 87:97] = 1.0, ANOMALY
-    seen = alarms.operating_points([(score, label)], np.array([0.5]))
+    seen = operating_points([(score, label)], np.array([0.5]))
     assert seen.precision[0] == 1 / 7744 and seen.false_alarms[0] == 1 and seen.found[0] == 0
     score[:88, :88], score[78:98, 86:106] = 0.0, 1.0  # 20 x 14 px, 100 of them on the anomaly
-    assert alarms.operating_points([(score, label)], np.array([0.5])).false_alarms[0] == 0
+    assert operating_points([(score, label)], np.array([0.5])).false_alarms[0] == 0
 
 
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
@@ -51,7 +72,7 @@ def test_the_slider_takes_thresholds_of_the_score_it_shows(scale, monkeypatch):
     scores, truth = torch.rand(2, 50, 50, generator=generator), torch.zeros(2, 50, 50, dtype=torch.bool)
     maps = {"a": scores, "b": scale * scores - 30}
     frames = {name: [(s, torch.zeros(50, 50, dtype=torch.long)) for s in m] for name, m in maps.items()}
-    at = {name: alarms.thresholds(pairs) for name, pairs in frames.items()}
+    at = {name: at_rates(pairs) for name, pairs in frames.items()}
     widget = explore.flagged(torch.rand(2, 3, 50, 50), maps, truth, at)
     for name in maps:
         widget.children[0].value = name
@@ -72,61 +93,115 @@ def test_a_budget_is_kept_from_the_top():
 
 def test_thresholds_flag_the_shares():
     score = torch.rand(100, 100, generator=torch.Generator().manual_seed(0))
-    at = alarms.thresholds([(score, torch.zeros(100, 100, dtype=torch.long))])
+    at = at_rates([(score, torch.zeros(100, 100, dtype=torch.long))])
     shares = np.array([(score >= t).float().mean() for t in at])
     assert (shares <= alarms.RATES + 1e-7).all() and shares == pytest.approx(alarms.RATES, abs=5e-4)
     assert (np.diff(at) <= 0).all()
 
 
-def test_outputs_are_the_same_kept_or_not(study, painter, monkeypatch):
-    kept = SplitOutputs(study, "test", painter)
-    monkeypatch.setattr(alarms, "MEMORY", 1)
-    computed = SplitOutputs(study, "test", painter)
-    for a, b in zip(kept, computed, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert next(iter(kept))[0] is next(iter(kept))[0] and next(iter(computed))[0] is not next(iter(computed))[0]
-    assert len(SplitOutputs(study, "test", painter, every=3)) == 2
+def test_thresholds_beyond_every_budget_are_given_up():
+    """The same budgets, whether all thresholds are looked at or those that are hopeless are dropped on the way."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = [(torch.rand(60, 60, generator=generator), torch.zeros(60, 60, dtype=torch.long)) for _ in range(6)]
+    at = at_rates(pairs)
+    whole, cut = operating_points(pairs, at), operating_points(pairs, at, most=2 * len(pairs))
+    assert 0 < len(cut.false_alarms) < len(whole.false_alarms), "some are dropped"
+    np.testing.assert_array_equal(cut.false_alarms, whole.false_alarms[: len(cut.false_alarms)])
+    for budget in alarms.BUDGETS:
+        assert alarms.within_budget(cut, budget) == alarms.within_budget(whole, budget)
 
 
-def test_a_score_that_knows_is_perfect_and_one_that_does_not_is_chance(study, painter):
-    truth = {"n": 0}
-    anomalies = AnomalyStudy(study, SCORES, draws=20)
-    test, validation = (SplitOutputs(study, s, painter) for s in ("test", "validation"))
-    labels = [y for _, _, y in test]
+def test_frames_are_those_of_the_model_and_none_is_kept(study, painter):
+    seen = list(alarms.frames(study, "test", painter))
+    assert [frame.town for frame in seen] == study.split("test").data.towns
+    (one,) = alarms.frames(study, "test", painter, [2])
+    assert torch.equal(one.logits, seen[2].logits) and torch.equal(one.label, seen[2].label)
+
+
+def test_an_ensemble_is_the_mean_of_probabilities(painter):
+    x = torch.rand(1, 3, 24, 40)
+    other = type(painter)()
+    other.colours.data += 0.1
+    found = alarms.Ensemble([painter, other]).outputs(x).logits.softmax(1)
+    torch.testing.assert_close(found, (painter(x).softmax(1) + other(x).softmax(1)) / 2)
+
+
+def test_regions_by_hand():
+    road, sky = CLASSES.index("road"), 0
+    label = torch.tensor([[sky, sky, sky], [road, ANOMALY, IGNORE], [road, CLASSES.index("other"), sky]])
+    predicted = torch.tensor([[sky, sky, road], [sky, road, sky], [road, sky, sky]])
+    logits = torch.nn.functional.one_hot(predicted, 13).movedim(-1, 0)[None].float()
+    found = alarms.kinds_of(alarms.Frame(0, "t5", logits, (), label))
+    assert found.tolist() == [[0, 0, 8], [4, 1 + 4 + 8, 255], [4 + 8, 2 + 8, 8]]
+
+
+def test_the_other_towns_place_is_not_ones_own(study):
+    """Anomalies of t6 are where t5 expects them, and the other way round; with one town there is no place."""
+    labels = [study.split("test").batch([i], Resize(study.size))[1][0] == ANOMALY for i in range(4)]
+    found = AnomalyStudy(study, {}).places()
+    expected = anomaly.smoothed(torch.stack(labels[2:]).float().mean(0))
+    assert found.keys() == {"t5", "t6"} and torch.allclose(found["t5"], expected)
+    study.split("test").data.towns = ["t5"] * 4
+    assert AnomalyStudy(study, {}).places() == {}
+    frames.cache_clear()
+
+
+@pytest.fixture
+def scores():
+    """Scores of the tests: one that finds what no stripe looks like, and one that only guesses."""
     noise = torch.Generator().manual_seed(0)
-
-    def knows(z, f, s):
-        truth["n"] += 1
-        label = labels[(truth["n"] - 1) % len(labels)]
-        return (label == ANOMALY).float() + 0.01 * torch.rand(label.shape, generator=noise)
-
-    found = anomalies.judged(knows, None, validation, test)
-    assert found["auroc_pooled"] > 0.999 and found["aupr_per_image"] > 0.99 and found["fpr95_zagreb"] < 0.01
-    assert found["intervals"]["auroc_pooled"][0] > 0.99 and set(found["kinds"]) == {"cow", "t5", "t6"}
-    assert found["crossed"]["open_miou"] > 0.8 and found["crossed"]["f1"] > 0.9
-    guessed = anomalies.judged(lambda z, f, s: torch.rand(z[:, 0].shape, generator=noise), None, validation, test)
-    assert 0.4 < guessed["auroc_pooled"] < 0.6 and guessed["budgets"].keys() == {"0.1", "0.5", "1", "2"}
+    knows = lambda z, f, s: -z.amax(1)  # noqa: E731
+    return {"knows": knows, "guesses": lambda z, f, s: torch.rand(z[:, 0].shape, generator=noise)}
 
 
-def test_real_scores_see_what_the_painter_cannot_name(study, painter):
+def test_a_score_that_knows_is_perfect_and_one_that_does_not_is_chance(study, painter, scores):
+    anomalies = AnomalyStudy(study, scores, draws=20)
+    found = anomalies.measure(painter)
+    best, guess = found["scores"]["knows"], found["scores"]["guesses"]
+    assert best["auroc_pooled"] > 0.8 > guess["auroc_pooled"] > 0.3
+    assert best["auroc_region"] > 0.8 and 0 < best["anomalies_in_predicted_region"] <= 1
+    assert best["intervals"]["auroc_pooled"][0] <= best["auroc_pooled"] and set(best["kinds"]) == {"cow", "t5", "t6"}
+    assert best["crossed"]["open_miou"] > 0.5 and set(best["towns"]) == {"t5", "t6"}
+    assert guess["budgets"].keys() == {"0.1", "0.5", "1", "2"} and len(best["draws"]["aupr_pooled"].split()) == 20
+    assert found["test"].keys() >= {"miou", "miou_published", "low"} and found["train"]["miou"] > 0.8
+    assert json.loads(json.dumps(found, default=float))["scores"].keys() == scores.keys()
+
+
+def test_one_pass_for_all_scores_is_one_for_each(study, painter):
+    """Streamed together, alone, or all pixels at once: the same numbers."""
+    names = ["max_logit", "mahalanobis_stages", "place_other_town"]
     anomalies = AnomalyStudy(study, SCORES, draws=20)
-    known = anomalies.statistics(painter)
-    test, validation = (SplitOutputs(study, s, painter) for s in ("test", "validation"))
-    assert anomalies.judged(SCORES["max_logit"], known, validation, test)["auroc_pooled"] > 0.8
-    found = test.matrices().sum(0)
+    together = anomalies.judge(painter, names)
+    for name in names:
+        alone = anomalies.judge(painter, [name])
+        assert together.found[name].report("all").values == alone.found[name].report("all").values
+        np.testing.assert_array_equal(together.allowed[name].at, alone.allowed[name].at)
+    places = anomalies.places()
+    pairs = [
+        (SCORES[name](f.logits, f.features, replace(together.known, elsewhere=places[f.town]))[0], f.label)
+        for f in alarms.frames(study, "test", painter)
+    ]
+    s, y = (torch.stack(part) for part in zip(*pairs, strict=True))
+    expected = measures.measure(measures.exact_curve(s, y == ANOMALY))
+    assert measures.measure(together.found[name].pool().curve()) == pytest.approx(expected, abs=1e-6)
+    assert anomalies.judge(painter, ["max_logit"]).against_validation("max_logit") > 0.8
+    found = sum(together.matrices["test"])
     assert found.shape == (14, 14) and np.trace(found) > 0.9 * found[:-1].sum() and found[-1].sum() == 4 * 24
     assert not found[:, -1].any(), "a network cannot say anomaly"
+    assert len(together.matrices["train"]) == 4 and len(together.matrices["validation"]) == 3
 
 
-def test_a_town_without_anomalies_chooses_no_threshold(study, painter):
-    anomalies = AnomalyStudy(study, SCORES, draws=20)
-    test = SplitOutputs(study, "test", painter)
-    pairs = list(test.scored(SCORES["max_logit"], None))
-    towns = np.array(study.split("test").data.towns)
-    for i in np.flatnonzero(towns == "t5"):
-        pairs[i] = (pairs[i][0], torch.where(pairs[i][1] == ANOMALY, 0, pairs[i][1]))
-    test._kept = [(*frame[:2], label[None]) for frame, (_, label) in zip(test, pairs, strict=True)]
-    found = anomalies.crossed(pairs, test)
-    assert found["open_miou"] > 0.5, "the threshold of t6, used in t5"
-    none = [(score, torch.zeros_like(label)) for score, label in pairs]
-    assert all(np.isnan(v) for v in anomalies.crossed(none, test).values())
+def test_a_town_without_anomalies_chooses_no_threshold(study, painter, scores, monkeypatch):
+    anomalies = AnomalyStudy(study, {"knows": scores["knows"]}, draws=20)
+    for towns, holds in ((("t5",), True), (("t5", "t6"), False)):
+        real = alarms.frames
+
+        def blank(*args, towns=towns, real=real, **settings):
+            for frame in real(*args, **settings):
+                label = torch.where(frame.label == ANOMALY, 0, frame.label)
+                yield frame._replace(label=label) if frame.town in towns else frame
+
+        monkeypatch.setattr(alarms, "frames", blank)
+        found = anomalies.judge(painter, crossed=True).crossed["knows"]
+        assert all(np.isnan(v) for v in found.values()) != holds, "the threshold of t6, used in t5"
+        monkeypatch.setattr(alarms, "frames", real)
