@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from lib.data import augment
 from lib.data.streethazards import IGNORE, StreetHazards
+from lib.studies.roads import treatments
 
 SCALES = st.floats(0.5, 2.0)
 
@@ -57,7 +58,7 @@ def test_a_true_crop_magnifies_and_changes_the_field_of_view(scale, base, seed):
 @settings(max_examples=40, deadline=None)
 def test_the_degenerate_crop_magnifies_nothing(scale, seed):
     torch.manual_seed(seed)
-    image, _ = augment.DegenerateCrop((48, 64), (scale, scale))(*ramp())
+    image, _ = treatments.DegenerateCrop((48, 64), (scale, scale))(*ramp())
     assert magnification(image) == pytest.approx((1, 1), rel=0.05)
     seen = image[1] * 256
     assert float(seen.max() - seen.min()) == pytest.approx(63, abs=2.5), "the field of view is the crop, whatever s is"
@@ -72,7 +73,7 @@ def test_the_degenerate_crop_magnifies_nothing(scale, seed):
 @settings(max_examples=80, deadline=None)
 def test_image_and_label_stay_aligned(crops, flip, degrees, seed):
     torch.manual_seed(seed)
-    transform = augment.training((48, 64), crops=crops, flip=flip, degrees=degrees, colour=False, blur=False)
+    transform = treatments.training((48, 64), crops=crops, flip=flip, degrees=degrees, colour=False, blur=False)
     image, label = transform(*ramp())
     expected, sure = expected_labels(image)
     sure &= image[2] > 0.999  # not mixed with what was filled in
@@ -96,13 +97,13 @@ def test_resizing_shifts_no_label(factor):
     assert (found - centres).abs().max() < 0.501, "each label is that of the pixel nearest to the centre"
 
 
-@given(st.sampled_from(augment.CROPS), st.sampled_from(augment.FLIPS), st.booleans(), st.integers(0, 10_000))
+@given(st.sampled_from(treatments.CROPS), st.sampled_from(treatments.FLIPS), st.booleans(), st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_no_class_is_invented(crops, flip, colour, seed):
     torch.manual_seed(seed)
     image, label = ramp()
     kept = tv_tensors.Mask(torch.where(label > 3, 12, 2).byte())  # 2 and 12: any mixture would show
-    moved, ids = augment.training((48, 64), crops=crops, flip=flip, colour=colour, degrees=20)(image, kept)
+    moved, ids = treatments.training((48, 64), crops=crops, flip=flip, colour=colour, degrees=20)(image, kept)
     assert set(ids.unique().tolist()) <= {2, 12, IGNORE}
     assert ids.dtype == torch.uint8 and moved.shape == (3, 48, 64)
     assert moved.min() >= -1e-6 and moved.max() <= 1 + 1e-6
@@ -114,18 +115,18 @@ def test_what_moves_in_is_void_and_never_sky():
     label.zero_()
     _, ids = augment.ScaleCrop((120, 160), (0.5, 0.5))(image, label)
     assert (ids == 0).sum() == 60 * 80 and (ids == IGNORE).sum() == 120 * 160 - 60 * 80
-    rotate = augment.training((120, 160), crops="none", flip="none", degrees=20, colour=False)
+    rotate = treatments.training((120, 160), crops="none", flip="none", degrees=20, colour=False)
     assert (rotate(image, label)[1] == IGNORE).any()
 
 
 def test_the_image_only_flip_leaves_the_label():
     image, label = ramp()
-    flipped, same = augment.ImageOnlyFlip(1.0)(image, label)
+    flipped, same = treatments.ImageOnlyFlip(1.0)(image, label)
     assert torch.equal(flipped, image.flip(-1)) and torch.equal(same, label)
     both = v2.RandomHorizontalFlip(1.0)(image, label)
     assert torch.equal(both[1], label.flip(-1))
     torch.manual_seed(0)
-    counts = [augment.ImageOnlyFlip(0.5)(image, label)[0].equal(image) for _ in range(60)]
+    counts = [treatments.ImageOnlyFlip(0.5)(image, label)[0].equal(image) for _ in range(60)]
     assert 18 <= sum(counts) <= 42
 
 
@@ -139,10 +140,10 @@ def test_scales_are_drawn_over_the_whole_range():
 
 def test_the_same_seed_is_the_same_picture():
     torch.manual_seed(3)
-    first = augment.training((48, 64))(*ramp())
+    first = treatments.training((48, 64))(*ramp())
     torch.manual_seed(3)
-    second = augment.training((48, 64))(*ramp())
-    third = augment.training((48, 64))(*ramp())
+    second = treatments.training((48, 64))(*ramp())
+    third = treatments.training((48, 64))(*ramp())
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     assert not torch.equal(first[0], third[0])
 
@@ -150,7 +151,7 @@ def test_the_same_seed_is_the_same_picture():
 def test_with_the_dataset():
     torch.manual_seed(0)
     image, label = StreetHazards(split="train")[0]
-    image, label = augment.training((96, 160), base=0.5)(tv_tensors.Image(image), tv_tensors.Mask(label))
+    image, label = treatments.training((96, 160), base=0.5)(tv_tensors.Image(image), tv_tensors.Mask(label))
     assert image.shape == (3, 96, 160) and label.shape == (96, 160) and label.dtype == torch.long
     assert set(label.unique().tolist()) <= set(range(13)) | {IGNORE}
     frame, whole = StreetHazards(split="test")[0]
@@ -159,7 +160,7 @@ def test_with_the_dataset():
 
 
 def test_a_squashed_frame_is_seen_whole():
-    transform = augment.training((60, 40), crops="squash", flip="none", degrees=0, colour=False, blur=False)
+    transform = treatments.training((60, 40), crops="squash", flip="none", degrees=0, colour=False, blur=False)
     image, label = transform(*ramp())
     assert magnification(image) == pytest.approx((0.5, 0.25), rel=0.02) and label.shape == (60, 40)
 
@@ -170,7 +171,7 @@ def test_colour_and_blur_are_two_switches():
     image = tv_tensors.Image(torch.rand(image.shape, generator=torch.Generator().manual_seed(0)))
     for colour, blur in ((False, False), (True, False), (False, True)):
         torch.manual_seed(0)
-        transform = augment.training((120, 160), **still, colour=colour, blur=blur)
+        transform = treatments.training((120, 160), **still, colour=colour, blur=blur)
         seen = [transform(image, label)[0] for _ in range(8)]
         assert any(not torch.equal(s, image) for s in seen) == (colour or blur)
         sharpness = [float((s[:, :, 1:] - s[:, :, :-1]).abs().mean() / s.std()) for s in seen]
@@ -179,17 +180,19 @@ def test_colour_and_blur_are_two_switches():
 
 def test_wrong_settings_are_errors():
     with pytest.raises(ValueError, match="degenerate"):
-        augment.training((48, 64), crops="broken")
+        treatments.training((48, 64), crops="broken")
     with pytest.raises(ValueError, match="image only"):
-        augment.training((48, 64), flip="image")
+        treatments.training((48, 64), flip="image")
     with pytest.raises(ValueError, match="rise"):
         augment.ScaleCrop((48, 64), (2.0, 0.5))
     with pytest.raises(ValueError, match="larger than the image"):
-        augment.DegenerateCrop((480, 640))(*ramp())
+        treatments.DegenerateCrop((480, 640))(*ramp())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.int64, torch.bool, torch.int8])
-@pytest.mark.parametrize("move", [augment.Resize((8, 8)), augment.ScaleCrop((200, 200)), augment.training((96, 128))])
+@pytest.mark.parametrize(
+    "move", [augment.Resize((8, 8)), augment.ScaleCrop((200, 200)), treatments.training((96, 128))]
+)
 def test_labels_of_every_integer_type_that_can_hold_the_fill(move, dtype):
     image, label = ramp()
     torch.manual_seed(0)

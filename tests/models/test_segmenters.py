@@ -71,12 +71,12 @@ def test_any_size(lite0, size):
         assert features.shape == (2, dim, -(-size[0] // cell), -(-size[1] // cell))
 
 
-@pytest.mark.parametrize("name", ["segformer_b0", "hiera_base"])
-def test_any_size_of_transformers(name, request):
+@pytest.mark.parametrize("name", ["segformer_b0", "hiera_base", "fpn_lite0"])
+def test_any_size_of_other_networks(name, request):
     network = request.getfixturevalue("hiera") if name == "hiera_base" else Segmenter(name).eval()
     with torch.no_grad():
         found = network.outputs(torch.rand(1, 3, 40, 70))
-    assert found.logits.shape == (1, 13, 40, 70) and found.features[0].shape == (1, network.feature_dim, 3, 5)
+    assert found.logits.shape == (1, 13, 40, 70) and [f.shape[2:] for f in found.features] == [(3, 5), (5, 9)]
 
 
 def test_padding_is_repeated_border_and_is_cut_off(lite0):
@@ -158,4 +158,4 @@ def test_an_unreachable_hub_is_a_clear_error(name, monkeypatch, tmp_path):
 def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match="segformer_b5"):
         Segmenter("segformer_b6")
-    assert len(NETWORKS) == 10
+    assert len(NETWORKS) == 12

@@ -49,6 +49,7 @@ class Frame(NamedTuple):
 
     index: int
     town: str
+    image: Tensor  # [3, H, W] in 0..1, in the host's memory
     logits: Tensor  # [1, C, H, W]
     features: tuple[Tensor, ...]  # [1, D, h, w] each
     label: Tensor  # [H, W]
@@ -61,7 +62,7 @@ def frames(study: RoadStudy, split: str, model: nn.Module, picks: Sequence[int] 
     model.eval()
     for i in range(len(data)) if picks is None else picks:
         x, y = data.batch([i], resize)
-        yield Frame(i, data.data.towns[i], *model.outputs(x.to(where)), y[0].to(where))
+        yield Frame(i, data.data.towns[i], x[0], *model.outputs(x.to(where)), y[0].to(where))
 
 
 class Ensemble(nn.Module):

@@ -131,7 +131,7 @@ def test_regions_by_hand():
     label = torch.tensor([[sky, sky, sky], [road, ANOMALY, IGNORE], [road, CLASSES.index("other"), sky]])
     predicted = torch.tensor([[sky, sky, road], [sky, road, sky], [road, sky, sky]])
     logits = torch.nn.functional.one_hot(predicted, 13).movedim(-1, 0)[None].float()
-    found = alarms.kinds_of(alarms.Frame(0, "t5", logits, (), label))
+    found = alarms.kinds_of(alarms.Frame(0, "t5", None, logits, (), label))
     assert found.tolist() == [[0, 0, 8], [4, 1 + 4 + 8, 255], [4 + 8, 2 + 8, 8]]
 
 

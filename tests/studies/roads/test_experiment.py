@@ -1,5 +1,7 @@
 """The road experiments on streets small enough to know the answer: frames, trainings and what is measured of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from lib.data.streethazards import IGNORE
 from lib.models.segmenters import Segmenter
 from lib.studies.roads import experiment, tables
 from lib.studies.roads.experiment import Frames, RoadStudy, resampled, step_memory
+from lib.training import Recipe
 
 SIZE = (24, 40)
 
@@ -74,6 +77,21 @@ def test_a_trial_is_a_function_of_its_parameters(study, notebook, tmp_path):
     known = study.data(**grid[0])
     assert "40x24" in known and "validation n=3" in known and known.endswith("from random weights")
     assert known != study.data() == study.data(pretrained=True) and "test n=4" in study.data("test")
+
+
+def test_worker_processes_make_the_same_batches(study, notebook):
+    """Losses are equal to the bit, dropout included, and those of a training that goes on at a step."""
+    recipe, found = Recipe(3, 2, 1e-3, 0, seed=1), []
+    transform = study.transform(notebook["TREATMENTS"]["all"], (32, 32))
+    for workers in (0, 2):
+        torch.manual_seed(0)
+        net, loss = Segmenter(pretrained=False), replace(study, workers=workers).loss(recipe, transform)
+        found.append([])
+        for step in (0, 1, 2, 1):
+            torch.manual_seed(recipe.seed * 1_000_003 + step)
+            found[-1].append(float(loss(net, step)[0].detach()))
+    assert found[0] == found[1] and found[0][0] != found[0][1]
+    assert found[0][3] == pytest.approx(found[0][1], rel=1e-5), "the same batch again"
 
 
 def test_a_batch_of_one_is_refused_before_anything_is_read():

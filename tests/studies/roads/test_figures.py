@@ -9,7 +9,8 @@ from torchvision.transforms import v2
 
 from lib.data import augment
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE, PALETTE
-from lib.studies.roads import alarms, figures
+from lib.metrics.anomaly import exact_curve
+from lib.studies.roads import alarms, figures, treatments
 from lib.studies.roads.alarms import OperatingPoints
 from lib.studies.roads.experiment import Frames
 
@@ -27,17 +28,21 @@ def scene():
     return torch.randn(3, 20, 30, generator=torch.Generator().manual_seed(0)), truth
 
 
+def curve_of(scores, truth):
+    return exact_curve(scores[truth != IGNORE], truth[truth != IGNORE] == ANOMALY)
+
+
 def test_they_can_be_drawn(scene, root):
     scores, truth = scene
     line = np.linspace(0, 1, len(alarms.RATES))
-    seen = OperatingPoints(line, line, line, line)
+    seen, cut = OperatingPoints(line, line, line, line), OperatingPoints(*[line[:5]] * 4)
     effects = {"x": {"effect": 0.1, "low": 0.05, "high": 0.2, "seeds": 3}}
     splits = {name: Frames(root, name) for name in ("train", "test")}
     for figure in (
         figures.classes(splits),
         figures.towns(splits),
-        figures.curves({"msp": scores}, truth, ["msp"]),
-        figures.thresholds({"msp": (seen, seen)}),
+        figures.curves({"msp": curve_of(scores, truth)}),
+        figures.thresholds({"msp": (seen, seen), "energy": (cut, cut)}),
         figures.effects({"a": effects, "b": {}}),
         figures.effects({"a": {}}),
         figures.networks({"net": {f"iou {c}": {"mean": 0.5} for c in CLASSES}}),
@@ -56,7 +61,8 @@ def test_classes_have_their_colours_and_a_legend(scene):
 
 def test_anomalies_are_outlined_on_scores_alone(scene):
     scores, truth = scene
-    columns = {"image": torch.rand(3, 20, 30, 3).numpy(), "score": figures.stretched(scores).numpy()}
+    shown = figures.stretched(scores, curve_of(scores, truth)).numpy()
+    columns = {"image": torch.rand(3, 20, 30, 3).numpy(), "score": shown}
     axes = figures.panels(columns, ["a", "b", "c"], truth == ANOMALY).axes
     assert [len(axis.collections) for axis in axes] == [0, 1] * 3
     line = axes[1].collections[0].get_paths()[0].vertices
@@ -65,7 +71,9 @@ def test_anomalies_are_outlined_on_scores_alone(scene):
 
 
 def test_scores_are_stretched_over_all_frames():
-    found = figures.stretched(torch.arange(1000.0).view(2, 20, 25))
+    scores = torch.arange(1000.0).view(2, 20, 25)
+    found = figures.stretched(scores, exact_curve(scores, scores > 900))
+    assert (found == 0).sum() == pytest.approx(10, abs=1) and (found == 1).sum() == pytest.approx(5, abs=1)
     assert found.min() == 0 and found.max() == 1 and found[0].max() < 0.5 < found[1].min() + 0.02
 
 
@@ -74,7 +82,7 @@ def test_outlines_of_crops_are_their_fields_of_view():
     image = torch.randint(0, 255, (3, 180, 320), dtype=torch.uint8)
     cuts = {
         "true": lambda s: augment.ScaleCrop((128, 128), (s, s)),
-        "degenerate": lambda s: augment.DegenerateCrop((128, 128), (s, s)),
+        "degenerate": lambda s: treatments.DegenerateCrop((128, 128), (s, s)),
         "middle": lambda s: v2.CenterCrop((60, 80)),
     }
     axes = figures.crops(image, cuts, (1, 2)).axes

@@ -1,10 +1,10 @@
 """From rows to effects and runs: the right pairs, the right way round."""
 
+import numpy as np
 import pytest
-import torch
 
 from lib import sweeps
-from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
+from lib.data.streethazards import CLASSES
 from lib.studies.roads import tables
 
 
@@ -95,7 +95,9 @@ def test_runs():
     }
     known = {"miou": 0.4}
     metrics = {"test": known, "validation": known, "train": known, "scores": {"msp": score}}
-    main, msp = tables.anomaly_runs([{"params": {"seed": 2}, "metrics": metrics}])
+    rows = [{"params": {"seed": 2}, "metrics": metrics}]
+    main, msp = tables.anomaly_runs(rows)
+    assert [run["config"] for run in tables.anomaly_runs(rows, "ensemble ")] == ["ensemble main", "ensemble score msp"]
     assert main == {
         "config": "main",
         "seed": 2,
@@ -107,20 +109,49 @@ def test_runs():
     }  # fmt: skip
 
 
-@pytest.fixture
-def scene():
-    truth = torch.zeros(3, 20, 30, dtype=torch.long)
-    truth[:, 5:10, 5:12], truth[:, 0] = ANOMALY, IGNORE
-    scores = torch.randn(3, 20, 30, generator=torch.Generator().manual_seed(0))
-    scores[0][truth[0] == ANOMALY] += 6
-    scores[1][truth[1] == ANOMALY] += 1
-    return scores, truth
-
-
-def test_cases_are_ranked_by_aupr(scene):
-    assert tables.ranked(*scene)["best"] == 0
-    scores, truth = scene
-    truth[2][truth[2] == ANOMALY] = 0
-    assert set(tables.ranked(scores, truth).values()) == {0, 1}, "a frame without anomaly has no rank"
+def test_cases_are_ranked_by_aupr():
+    assert tables.ranked(np.array([0.2, np.nan, 0.9, 0.4])) == {"best": 2, "median": 3, "worst": 0}
     with pytest.raises(ValueError, match="no frame holds"):
-        tables.ranked(scores, torch.zeros_like(truth))
+        tables.ranked(np.full(3, np.nan))
+
+
+def judged(seed, auroc, towns=None):
+    """A row of `AnomalyStudy.measure`: AUROC of each score, its draws around it, and AUROC in each town."""
+    noise = np.random.default_rng(0).normal(0, 0.01, 200)
+    scores = {
+        name: {
+            "auroc_pooled": value,
+            "draws": {"auroc_pooled": " ".join(f"{v:.5f}" for v in value + noise)},
+            "towns": {t: {"auroc": v, "aupr": 1 - v} for t, v in (towns or {}).get(name, {}).items()},
+        }
+        for name, value in auroc.items()
+    }
+    return {"params": {"seed": seed}, "metrics": {"scores": scores}}
+
+
+def test_a_score_detects_where_it_beats_every_place():
+    values = {"msp": 0.95, "sml": 0.90, "knn": 0.84, "place_train": 0.80, "place_other_town": 0.895}
+    shift = {"msp": 0.0, "sml": 0.02, "knn": 0.0, "place_train": 0.0, "place_other_town": 0.0}
+    rows = [judged(s, {n: v + (s - 1) * shift[n] for n, v in values.items()}) for s in range(3)]
+    found = tables.paired(rows, "auroc_pooled", 60)
+    assert found.loc["msp - place_other_town", "difference"] == pytest.approx(0.055)
+    assert (found["seeds"] == 3).all() and len(found) == 6 and (found["holm"] >= found["p"]).all()
+    assert found.loc["msp - place_other_town", "low"] > 0.05, "both sides are of the same frames, so their noise is one"
+    assert found.loc["sml - place_train", "low"] > 0 > found.loc["sml - place_other_town", "low"]
+    assert tables.detecting(found) == ["msp"], "knn beats one place and not the other"
+    assert tables.detecting(found, found.assign(low=found["low"] - 1)) == []
+
+
+def test_a_score_is_chosen_in_one_town_and_reported_in_the_other():
+    towns = {
+        "a": {"t5": 0.9, "t6": 0.6},
+        "b": {"t5": 0.7, "t6": 0.8},
+        "place_other_town": {"t5": 0.99, "t6": 0.99},
+    }
+    rows = [judged(s, dict.fromkeys(towns, 0.5), towns) for s in (0, 1)]
+    found = tables.chosen(rows).set_index(["chosen in", "by"])
+    assert found.loc[("t5", "auroc"), "score"] == "a" and found.loc[("t5", "auroc"), "auroc elsewhere"] == 0.6
+    assert found.loc[("t6", "auroc"), "score"] == "b" and found.loc[("t6", "auroc"), "auroc elsewhere"] == 0.7
+    assert found.loc[("t5", "aupr"), "score"] == "b" and found.loc[("t5", "aupr"), "aupr elsewhere"] == pytest.approx(
+        0.2
+    )
