@@ -149,6 +149,8 @@ def aupr(curve: Curve, rule: str = "step") -> float:
     if rule == "trapezoid":
         return float(np.trapezoid(np.append(1, hits / flagged), np.append(0, hits / p)))
     a, before, tied = curve.anomalies, flagged - curve.anomalies - curve.others, curve.anomalies * hits / flagged
+    if not np.any(curve.mixed):
+        return float(tied.sum() / p)
     gap = 1 + curve.others / (a + 1)  # pixels from one anomaly of the bin to the next, on average over all orders
     # The sum over j = 1..a of (hits + j) / (flagged + gap j), both as they stand before the bin.
     rest = (hits - a - before / gap) / gap
@@ -264,7 +266,7 @@ class Evaluation:
     """
 
     def __init__(self, subsets: Mapping[str, Sequence[int]], kinds: int = 2):
-        self.subsets = {name: torch.tensor(list(chosen), dtype=torch.uint8) for name, chosen in subsets.items()}
+        self.subsets = {name: list(chosen) for name, chosen in subsets.items()}
         self.kinds, self.pools = kinds, {}
         self.rows: dict[str, list[list[float]]] = {name: [] for name in subsets}
         self.coarse: dict[str, list[tuple[NDArray, NDArray]]] = {name: [] for name in subsets}
@@ -288,11 +290,15 @@ class Evaluation:
         bins, at = bins_of(scores, pool.bits).flip(0).unique_consecutive(return_inverse=True)
         pool._merge(bins, *_gathered(at, len(bins), kinds.flip(0), self.kinds, scores.flip(0)))
         for name, chosen in self.subsets.items():
-            some = torch.isin(kinds, chosen.to(kinds))
-            curve = _exact(scores[some], kinds[some] % 2 == 1)
+            member = torch.zeros(self.kinds, dtype=torch.bool, device=kinds.device)
+            member[chosen] = True
+            some = member[kinds]
+            mine, true = scores[some], kinds[some] % 2
+            curve = _shortened(_exact(mine, true == 1))
             self.rows[name].append([*measure(curve).values(), fpr(curve, rule="nearest")])
-            keys = bins_of(scores[some], pool.bits - COARSE) * 2 + kinds[some] % 2
-            self.coarse[name].append(tuple(part.cpu().numpy() for part in keys.unique(return_counts=True)))
+            wide, at = bins_of(mine, pool.bits - COARSE).unique_consecutive(return_inverse=True)
+            number = torch.bincount(at * 2 + true, minlength=2 * len(wide)).view(-1, 2)
+            self.coarse[name].append((wide.int().cpu().numpy(), number.int().cpu().numpy()))
 
     def pool(self, subset: str | None = None) -> Pool:
         """All pixels, or those of the kinds of a subset, as anomalies and others; ValueError if no image was added."""
@@ -302,16 +308,16 @@ class Evaluation:
 
     def sides(self, subset: str | None = None) -> tuple[list[int], list[int]]:
         """Kinds of anomalies, which are odd, and of others in a subset."""
-        kinds = range(self.kinds) if subset is None else self.subsets[subset].tolist()
+        kinds = range(self.kinds) if subset is None else self.subsets[subset]
         return [k for k in kinds if k % 2], [k for k in kinds if not k % 2]
 
     def report(self, subset: str, rule: str = "first") -> Report:
         """What was found in a subset; `rule` of the FPR95 of each image, see `fpr`."""
         curve, coarse = self.pool(subset).curve(), self.coarse[subset]
-        used = np.unique(np.concatenate([keys for keys, _ in coarse]) // 2)
+        used = np.unique(np.concatenate([wide for wide, _ in coarse]))
         counts = np.zeros((len(coarse), len(used), 2), np.int64)
-        for image, (keys, number) in zip(counts, coarse, strict=True):
-            image[np.searchsorted(used, keys // 2), keys % 2] = number
+        for image, (wide, number) in zip(counts, coarse, strict=True):
+            image[np.searchsorted(used, wide)] = number
         # A wide bin holds ties alone if it is one narrow bin that does.
         wide = bins_of(torch.from_numpy(curve.thresholds), 22 - COARSE).numpy()
         _, first, number = np.unique(wide, return_index=True, return_counts=True)
@@ -351,6 +357,13 @@ def _exact(scores: Tensor, anomalies: Tensor) -> Curve:
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))[: len(scores)]
     found = np.diff(hits[last], prepend=0)
     return Curve(scores[last], found, np.diff(last, prepend=-1) - found)
+
+
+def _shortened(curve: Curve) -> Curve:
+    """A curve of ties with steps without anomalies joined, which moves none of `KEYS`, whatever the rule."""
+    kept = (curve.anomalies > 0) | (np.append(curve.anomalies[1:], 1) > 0)
+    others = np.diff(np.cumsum(curve.others)[kept], prepend=0)
+    return Curve(curve.thresholds[kept], curve.anomalies[kept], others)
 
 
 def _gathered(at: Tensor, bins: int, kinds: Tensor, many: int, scores: Tensor) -> tuple[Tensor, Tensor]:

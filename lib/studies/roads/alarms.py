@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -165,7 +165,7 @@ def within_budget(seen: OperatingPoints, budget: float) -> int:
 class Judged:
     """What the passes over one model's frames leave: counts, no pixel of any frame."""
 
-    known: anomaly.Statistics
+    known: anomaly.Statistics | None = None
     matrices: dict[str, list[NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
     ordinary: dict[str, Pool] = field(default_factory=dict)  # by score, validation pixels
     allowed: dict[str, Alarms] = field(default_factory=dict)  # by score, on validation
@@ -177,6 +177,33 @@ class Judged:
         """Count one image `[C+1, C+1]`: of the anomaly, the last, it says for what it is taken."""
         predicted = frame.logits.argmax(1)[0].cpu().numpy()
         self.matrices[split].append(segmentation.confusion(frame.label.cpu().numpy(), predicted, KNOWN + 1))
+
+    def cross(self, held_out: Iterable[tuple[Frame, dict[str, Tensor]]]) -> None:
+        """Thresholds of one held-out town used in the other: open-mIoU at 95 % recall, and components at the best F1.
+
+        Averages over the ways round; NaN with one town. A town without anomalies chooses no threshold.
+        """
+        at, counts, parts = {}, defaultdict(int), defaultdict(list)
+        for name, found in self.found.items():
+            for town in found.pools:
+                others = [pool.of(*found.sides()) for other, pool in found.pools.items() if other != town]
+                curve = sum(others, Pool()).curve()
+                if curve.anomalies.any():
+                    at[name, town] = measures.threshold_at_recall(curve), measures.threshold_at_best_f1(curve)
+        for frame, scores in held_out:
+            label, predicted = frame.label.cpu().numpy(), frame.logits.argmax(1)[0].cpu().numpy()
+            for key in ((name, frame.town) for name in scores if (name, frame.town) in at):
+                (recall, best), score = at[key], scores[key[0]].cpu().numpy()
+                labels = segmentation.open_labels(predicted, score, recall, ANOMALY)
+                counts[key] += segmentation.confusion(label, labels, KNOWN + 1)
+                parts[key].append(components(score >= best, label))
+        rows = defaultdict(list)
+        for key in at:
+            seen = segmentation.component_summary(*map(np.concatenate, zip(*parts[key], strict=True)))
+            rows[key[0]].append({"open_miou": segmentation.open_miou(counts[key])} | seen)
+        for name in self.found:
+            table = pd.DataFrame(rows[name], columns=["open_miou", "siou", "ppv", "f1"], dtype=float)
+            self.crossed[name] = table.mean().to_dict()
 
     def against_validation(self, score: str) -> float:
         """AUROC of the anomalies against the pixels of validation, whose towns the network knows."""
@@ -217,13 +244,12 @@ class AnomalyStudy:
     def places(self) -> dict[str, Tensor]:
         """Of each held-out town, how often each pixel `[H, W]` is an anomaly in frames of the other towns, blurred."""
         data, resize = self.study.split(self.held_out), Resize(self.study.size)
-        towns = sorted(set(data.data.towns))
-        sums = {town: torch.zeros(self.study.size) for town in towns}
-        for i, town in enumerate(data.data.towns):
+        towns = data.data.towns
+        sums = {town: torch.zeros(self.study.size) for town in sorted(set(towns))}
+        for i, town in enumerate(towns):
             sums[town] += data.batch([i], resize)[1][0] == ANOMALY
-        count = {town: sum(sums[other] for other in towns if other != town) for town in towns}
-        others = {town: sum(other != town for other in data.data.towns) for town in towns}
-        return {t: anomaly.smoothed(torch.as_tensor(c) / max(others[t], 1)) for t, c in count.items() if others[t]}
+        every, others = sum(sums.values()), {town: len(towns) - towns.count(town) for town in sums}
+        return {t: anomaly.smoothed((every - own) / others[t]) for t, own in sums.items() if others[t]}
 
     def judge(self, model: nn.Module, names: Sequence[str] = (), crossed: bool = False) -> Judged:
         """Judge some scores, or all, in passes that keep counts alone.
@@ -232,77 +258,46 @@ class AnomalyStudy:
         measures, and once more, if `crossed`, for thresholds of its other towns.
         """
         scores = {name: self.scores[name] for name in names or self.scores}
-        run, held_out = partial(frames, self.study, model=model), self.held_out
-        matrices: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
-        judged = Judged(None, matrices)
-        every = max(len(self.study.split("train")) // len(self.study.split("validation")), 1)
+        run = partial(frames, self.study, model=model)
+        judged = Judged()
 
-        def counted(split: str, every: int = 1) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
-            for frame in run(split):
-                if frame.index % every == 0:
-                    judged.confuse(split, frame)
+        def counted(
+            split: str, picks: Sequence[int] | None = None
+        ) -> Iterator[tuple[Tensor, Sequence[Tensor], Tensor]]:
+            for frame in run(split, picks=picks):
+                judged.confuse(split, frame)
                 yield frame.logits, frame.features, frame.label[None]
 
-        known = anomaly.fit(counted("train", every), movers=(CAR, PEDESTRIAN))
+        half = range(0, len(self.study.split("train")), 2)  # of all frames the time would double
+        known = anomaly.fit(counted("train", half), movers=(CAR, PEDESTRIAN))
         judged.known = known = anomaly.levels(counted("validation"), known)
-        judged.ordinary = {name: Pool() for name in scores}
-        for frame in run("validation"):
-            kinds = kinds_of(frame)
-            for name, score in scores.items():
-                score = score(frame.logits, frame.features, known)[0][kinds != measures.IGNORED]
-                judged.ordinary[name].add(score, torch.zeros_like(score, dtype=torch.bool))
-        most = max(BUDGETS) * len(self.study.split("validation"))
-        judged.allowed = {name: Alarms(thresholds(pool.curve()), most) for name, pool in judged.ordinary.items()}
-        for frame in run("validation"):
-            for name, score in scores.items():
-                judged.allowed[name].add(score(frame.logits, frame.features, known)[0], frame.label)
+        at_home = {town: replace(known, elsewhere=place) for town, place in self.places().items()}
 
+        def scored(split: str) -> Iterator[tuple[Frame, dict[str, Tensor]]]:
+            for frame in run(split):
+                here = at_home.get(frame.town, known)
+                yield frame, {n: score(frame.logits, frame.features, here)[0] for n, score in scores.items()}
+
+        judged.ordinary = {name: Pool() for name in scores}
+        for frame, found in scored("validation"):
+            for name, score in found.items():
+                judged.ordinary[name].add(score[frame.label != IGNORE], frame.label[frame.label != IGNORE] == ANOMALY)
+        most = max(BUDGETS) * len(judged.matrices["validation"])
+        judged.allowed = {name: Alarms(thresholds(pool.curve()), most) for name, pool in judged.ordinary.items()}
+        for frame, found in scored("validation"):
+            for name, score in found.items():
+                judged.allowed[name].add(score, frame.label)
         judged.seen = {name: Alarms(alarms.at) for name, alarms in judged.allowed.items()}
         judged.found = {name: Evaluation(SUBSETS, 16) for name in scores}
-        places = self.places()
-        at_home = {town: replace(known, elsewhere=place) for town, place in places.items()}
-        for frame in run(held_out):
-            judged.confuse(held_out, frame)
-            kinds, here = kinds_of(frame), at_home.get(frame.town, known)
-            for name, score in scores.items():
-                score = score(frame.logits, frame.features, here)[0]
+        for frame, found in scored(self.held_out):
+            judged.confuse(self.held_out, frame)
+            kinds = kinds_of(frame)
+            for name, score in found.items():
                 judged.found[name].add(score, kinds, frame.town)
                 judged.seen[name].add(score, frame.label)
         if crossed:
-            self._cross(judged, run(held_out), scores, at_home)
+            judged.cross(scored(self.held_out))
         return judged
-
-    def _cross(self, judged: Judged, held_out: Iterator[Frame], scores: dict[str, Score], at_home: dict) -> None:
-        """Thresholds of one held-out town used in the other: open-mIoU at 95 % recall, and components at the best F1.
-
-        Averages over the ways round; NaN with one town. A town without anomalies chooses no threshold.
-        """
-        at: dict[tuple[str, str], tuple[float, float]] = {}
-        for name, found in judged.found.items():
-            for town in found.pools:
-                others = [pool.of(*found.sides()) for other, pool in found.pools.items() if other != town]
-                curve = sum(others, Pool()).curve()
-                if curve.anomalies.any():
-                    at[name, town] = measures.threshold_at_recall(curve), measures.threshold_at_best_f1(curve)
-        counts, parts = defaultdict(int), defaultdict(list)
-        for frame in held_out:
-            label, predicted = frame.label.cpu().numpy(), frame.logits.argmax(1)[0].cpu().numpy()
-            for name, score in scores.items():
-                if key := (name, frame.town) if (name, frame.town) in at else None:
-                    here = at_home.get(frame.town, judged.known)
-                    values = score(frame.logits, frame.features, here)[0].cpu().numpy()
-                    labels = segmentation.open_labels(predicted, values, at[key][0], ANOMALY)
-                    counts[key] = counts[key] + segmentation.confusion(label, labels, KNOWN + 1)
-                    parts[key].append(components(values >= at[key][1], label))
-        for name in scores:
-            rows = [
-                {"open_miou": segmentation.open_miou(counts[key])}
-                | segmentation.component_summary(*map(np.concatenate, zip(*parts[key], strict=True)))
-                for key in at
-                if key[0] == name
-            ]
-            table = pd.DataFrame(rows, columns=["open_miou", "siou", "ppv", "f1"], dtype=float)
-            judged.crossed[name] = table.mean().to_dict()
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
         """Everything about one trained model: mIoU on three splits, and `summary` of every score."""
