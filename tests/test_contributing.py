@@ -17,7 +17,7 @@ from lib.models.dinosaur import Dinosaur
 
 #: File of `lib`, the line after which an entry is written, and the entry.
 ENTRIES = [
-    ("anomaly.py", "SCORES: dict[str, Callable[[Tensor, Tensor, Statistics], Tensor]] = {\n",
+    ("anomaly.py", "SCORES: dict[str, Score] = {\n",
      '    "least_logit": lambda z, f, s: -z.amin(1),\n'),
     ("models/backbones.py", "NETWORKS = {\n", '    "resnet10": ("resnet10t", IMAGENET, "resnet10.pth"),\n'),
     ("studies/backbones/experiment.py", "SOURCES = {\n", '    "resnet10": ((2, 4), 64),\n'),

@@ -297,7 +297,7 @@ class Evaluation:
             curve = _shortened(_exact(mine, true == 1))
             self.rows[name].append([*measure(curve).values(), fpr(curve, rule="nearest")])
             wide, at = bins_of(mine, pool.bits - COARSE).unique_consecutive(return_inverse=True)
-            number = torch.bincount(at * 2 + true, minlength=2 * len(wide)).view(-1, 2)
+            number = torch.bincount(at * 2 + true, minlength=2 * len(wide)).view(len(wide), 2)
             self.coarse[name].append((wide.int().cpu().numpy(), number.int().cpu().numpy()))
 
     def pool(self, subset: str | None = None) -> Pool:

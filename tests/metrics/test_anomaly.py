@@ -302,6 +302,17 @@ def test_one_pass_is_all_at_once():
     assert anomaly.measure(town) == pytest.approx(anomaly.measure(pooled(s[1::2], y[1::2] == 13)), rel=1e-12)
 
 
+def test_a_subset_may_be_empty():
+    """An image of void, one without a pixel of the subset, and a subset that no image has."""
+    found = anomaly.Evaluation({"all": range(4), "marked": (2, 3)}, kinds=4)
+    scores, labels = image(0)
+    for kinds in (anomaly.pixel_kinds(labels, 13), torch.full((20, 20), 255, dtype=torch.uint8)):
+        found.add(scores, kinds)
+    assert np.isfinite(found.report("all").values["auroc_per_image"])
+    empty = found.report("marked")
+    assert np.isnan(list(empty.values.values())).all() and np.isnan(empty.draws(3)["auroc_pooled"]).all()
+
+
 def test_a_pool_takes_memory_for_what_it_has_seen():
     pool = Pool()
     for seed in range(3):
