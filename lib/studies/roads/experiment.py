@@ -255,7 +255,9 @@ class RoadStudy:
 
         def train(model: nn.Module, state: State) -> Fitted:
             model.to(memory_format=torch.channels_last)  # a quarter faster on a CPU, and at least as fast on a GPU
-            return fit(model, loss, recipe, state=state, device=self.device, label=name)
+            fitted = fit(model, loss, recipe, state=state, device=self.device, label=name)
+            model.to(memory_format=torch.contiguous_format)  # as it is when it is loaded, to the last digit
+            return fitted
 
         data = self.split("train").data.fingerprint
         return load_or_train(name, lambda: Segmenter(network, KNOWN), train, recipe, config, data)

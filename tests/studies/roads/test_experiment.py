@@ -55,7 +55,8 @@ def test_measuring_does_not_disturb_training(study, painter, notebook):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_trial_is_a_function_of_its_parameters(study, notebook, tmp_path):
+def test_a_trial_is_a_function_of_its_parameters(study, notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
     grid = [
         {"treatment": t, "seed": s, "steps": 2, "lr": 1e-3, "crop": [32, 32], "pretrained": False, "optimiser": o}
         for t, s, o in (("flip", 0, "SGD"), ("all", 1, "AdamW"))
@@ -64,7 +65,7 @@ def test_a_trial_is_a_function_of_its_parameters(study, notebook, tmp_path):
     def trial(treatment, optimiser, **settings):
         return study.trial(notebook["TREATMENTS"][treatment], optimiser=getattr(torch.optim, optimiser), **settings)
 
-    rows = sweeps.run(trial, grid, name="x", data=study.data, folder=tmp_path / "a")
+    rows = sweeps.run(trial, grid, name="x", data=study.data)
     again = trial(**grid[0])
     first = rows[0]["metrics"]
     with pytest.raises(ValueError, match="steps is 0"):
