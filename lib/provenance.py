@@ -85,16 +85,18 @@ def remeasure() -> bool:
     return os.environ.get("SLOTS_REMEASURE") == "1"
 
 
-def as_json(value: Any, what: str, strict: bool = True) -> Any:
-    """A value as JSON gives it back: tuples are lists, scalars of NumPy and torch are numbers.
+def as_json(value: dict, what: str, strict: bool = True) -> dict[str, Any]:
+    """A dict as JSON gives it back: tuples are lists, scalars of NumPy and torch are numbers.
 
     Args:
         what: names the value in messages.
         strict: refuse infinity and NaN, which JSON does not have; they are None otherwise.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: it is no dict, or not JSON.
     """
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no dict but {value!r:.100}")
     try:
         text = json.dumps(value, default=number, allow_nan=not strict)
     except (TypeError, ValueError, RecursionError) as error:

@@ -6,10 +6,8 @@ import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -30,7 +28,6 @@ def run(
     name: str,
     data: str | Callable[..., str],
     committed: Path | None = None,
-    submit: Callable | None = None,
 ) -> list[Row]:
     """Run `fn(**params)` for every `params` of the grid that has no result yet; return one row a configuration.
 
@@ -49,8 +46,6 @@ def run(
         name: of the sweep, for its folder and its progress bar, whose time left counts only what ran in this call.
         data: what else makes a result: fingerprints of data and weights; or a function of the parameters that says it.
         committed: a file of `save`, whose rows count as finished. May be missing. A failure is not tried again.
-        submit: `submit(task, *args)` returns a future, such as `ThreadPoolExecutor().submit` or, of a dask client,
-            `functools.partial(client.submit, pure=False)`; workers must see the folder. In this process if None.
 
     Returns:
         Rows in the order of the grid: `{"params", "data", "revision", "code", "metrics", "seconds"}`, and "note". A NaN
@@ -61,34 +56,32 @@ def run(
         ValueError: a configuration is not JSON or not finite, the source of `fn` cannot be read, or `committed` is no
             file of `save`.
     """
-    grid = [_plain(params, f"configuration {i} of sweep {name}") for i, params in enumerate(grid)]
+    grid = [as_json(params, f"configuration {i} of sweep {name}") for i, params in enumerate(grid)]
     now = {"revision": provenance.revision(), "code": provenance.code(fn)}
     heads = [{"params": p, "data": data(**p) if callable(data) else data} | now for p in grid]
-    keys, begun, known = [key(h["params"], h["data"]) for h in heads], time.time(), _committed(committed)
-    paths = [results.out() / "sweeps" / name / f"{k}.json" for k in keys]
-    kept = [_noted(_read(path), now) for path in paths]
-    old = [_noted(known.get(k), now) for k in keys]
-    rows = [min((r for r in pair if r), key=partial(_doubt, now), default=None) for pair in zip(kept, old, strict=True)]
-    again = provenance.remeasure()  # rows that have a note, and only these besides missing ones
-    todo = [i for i, row in enumerate(rows) if row is None or (again and _doubt(now, row))]
-    origin = ["now" if i in {*todo} else "kept" if rows[i] is kept[i] else "old" for i in range(len(grid))]
+    known, again, rows, origin = _committed(committed), provenance.remeasure(), [], []
+    paths = [results.out() / "sweeps" / name / f"{key(h['params'], h['data'])}.json" for h in heads]
+    for path in paths:
+        found = [("of earlier runs", _read(path)), ("committed", known.get(path.stem))]
+        found = [pair for pair in found if pair[1] and not (again and _doubt(pair[1], now))]  # else measured anew
+        where, row = min(found, key=lambda pair: _doubt(pair[1], now), default=("measured now", None))
+        origin.append(where)
+        rows.append(row)
+    todo = [i for i, row in enumerate(rows) if row is None]
     with tqdm(total=len(grid), initial=len(grid) - len(todo), desc=name, smoothing=0, leave=False) as bar:
         while todo:
-            tasks = {i: (fn, heads[i], paths[i], begun, again) for i in todo}
-            left = {*todo}
-            for i, row in _finished(tasks, submit):
-                if row is None:  # another process has it
+            for i in [*todo]:
+                rows[i] = _measure(fn, heads[i], paths[i], again)
+                if rows[i] is None:  # another process is at it
                     continue
-                rows[i] = _noted(row, now)
-                left.remove(i)
+                todo.remove(i)
                 bar.update()
-                if "error" in row:
-                    bar.write(
-                        _portable(f"{name}: {row['params']} failed: {row['error']} ({paths[i].with_suffix(FAILED)})")
-                    )
-            todo = sorted(left)
+                if "error" in rows[i]:
+                    said = f"{name}: {grid[i]} failed: {rows[i]['error']} ({paths[i].with_suffix(FAILED)})"
+                    bar.write(_portable(said))
             if todo:
                 time.sleep(WAIT)
+    rows = [_noted(row, now) for row in rows]
     _report(name, rows, origin)
     return rows
 
@@ -103,34 +96,30 @@ def product(lists: dict[str, list]) -> list[dict[str, Any]]:
     return [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
 
 
-def save(rows: list[Row], path: Path, beside: bool = False) -> None:
+def save(rows: list[Row], path: Path) -> None:
     """Write rows to one JSON file, to be committed and handed to `run` as `committed`; failures are kept as such.
 
-    Args:
-        beside: keep other rows of the file, such as those that a notebook has not asked for yet.
+    Other rows of the file stay, such as those that a notebook has not asked for yet.
     """
-    known = _committed(path) if beside else {}
-    known |= {key(row["params"], row["data"]): row for row in rows}
+    known = _committed(path) | {key(row["params"], row["data"]): row for row in rows}
     bare = [{k: v for k, v in row.items() if k != "note"} for row in known.values()]
     files.write(path, _portable(json.dumps({"rows": bare}, indent=1, allow_nan=False)) + "\n")
 
 
-def _measure(fn: Callable, head: Row, path: Path, begun: float, again: bool) -> Row | None:
-    """Run one configuration and keep its result; None where another process is at it. Needs the folder, no more."""
+def _measure(fn: Callable, head: Row, path: Path, again: bool) -> Row | None:
+    """Run one configuration and keep its result; None where another process is at it."""
     with files.lock(path.parent / "locks" / path.stem) as mine:
         if not mine:
             return None
-        failure = path.with_suffix(FAILED)
-        if (row := _read(path)) is not None and (not again or path.stat().st_mtime > begun):
+        if (row := _read(path)) and not (again and _doubt(row, head)):  # another process has just measured it
             return row
-        if failure.exists() and failure.stat().st_mtime > begun:  # another process tried it during this call
-            return _failed(head, failure.read_text())
-        start, token = time.monotonic(), provenance.FOREIGN.set([])
+        failure, start, token = path.with_suffix(FAILED), time.monotonic(), provenance.FOREIGN.set([])
         try:
-            metrics = _plain(fn(**head["params"]), f"what {fn.__qualname__} returned", strict=False)
+            metrics = as_json(fn(**head["params"]), f"what {fn.__qualname__} returned", strict=False)
         except Exception:
-            files.write(failure, traceback.format_exc())
-            return _failed(head, traceback.format_exc())
+            text = traceback.format_exc()
+            files.write(failure, text)
+            return head | {"metrics": {}, "error": text.rstrip().splitlines()[-1]}
         finally:
             foreign = provenance.FOREIGN.get()
             provenance.FOREIGN.reset(token)
@@ -141,47 +130,14 @@ def _measure(fn: Callable, head: Row, path: Path, begun: float, again: bool) -> 
         return row
 
 
-def _finished(tasks: dict[int, tuple], submit: Callable | None) -> Iterator[tuple[int, Row | None]]:
-    """Index and row of every task as it finishes."""
-    if submit is None:
-        yield from ((i, _measure(*task)) for i, task in tasks.items())
-        return
-    done: SimpleQueue = SimpleQueue()
-    futures, lost = [], []
-    try:
-        for i, task in tasks.items():
-            futures.append(submit(_measure, *task))
-            futures[-1].add_done_callback(lambda future, i=i: done.put((i, future)))
-        for _ in tasks:
-            i, future = done.get()
-            try:
-                yield i, future.result()
-            except Exception:  # the worker died, perhaps of another task; or the task could not be sent to it
-                lost.append(i)
-        for i in lost:  # each alone, so that who kills a worker takes no other with it
-            try:
-                futures.append(submit(_measure, *tasks[i]))
-                yield i, futures[-1].result()
-            except Exception as error:
-                text = "".join(traceback.format_exception(error))
-                files.write(tasks[i][2].with_suffix(FAILED), text)
-                yield i, _failed(tasks[i][1], text)
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _noted(row: Row | None, now: dict[str, str]) -> Row | None:
+def _noted(row: Row, now: Row) -> Row:
     """The row with a "note" where it does not say what was run: other code, or changes that were not committed."""
-    if row is None:
-        return None
     notes = ["measured by other code"] if row.get("code") != now["code"] else []
     notes += ["with uncommitted changes"] if row["revision"].endswith("+") else []
-    bare = {k: v for k, v in row.items() if k != "note"}
-    return bare | ({"note": ", ".join(notes)} if notes else {})
+    return row | ({"note": ", ".join(notes)} if notes else {})
 
 
-def _doubt(now: dict[str, str], row: Row) -> int:
+def _doubt(row: Row, now: Row) -> int:
     """What measuring a row anew would give: 2 today's code, 1 a revision that says what it was, 0 nothing."""
     return 2 * (row.get("code") != now["code"]) or int(row["revision"].endswith("+") > now["revision"].endswith("+"))
 
@@ -189,20 +145,14 @@ def _doubt(now: dict[str, str], row: Row) -> int:
 def _report(name: str, rows: list[Row], origin: list[str]) -> None:
     """One line: where the rows come from, and what is not known of them."""
     parts = []
-    for kind, words in (("old", "committed"), ("kept", "of earlier runs"), ("now", "measured now")):
-        some = [row for row, o in zip(rows, origin, strict=True) if o == kind]
-        notes = [n for row in some for n in row.get("note", "").split(", ") if n]
-        said = [f"{notes.count(n)} {n}" for n in dict.fromkeys(notes)] + [
-            f"{n} failed" for n in (sum("error" in row for row in some),) if n
-        ]
-        parts.append(f"{len(some)} {words}" + (f" ({', '.join(said)})" if said else ""))
+    for words in ("committed", "of earlier runs", "measured now"):
+        some = [row for row, where in zip(rows, origin, strict=True) if where == words]
+        notes = Counter(n for row in some for n in (*row.get("note", "").split(", "), "failed" * ("error" in row)) if n)
+        said = ", ".join(f"{number} {note}" for note, number in notes.items())
+        parts.append(f"{len(some)} {words}" + (f" ({said})" if said else ""))
     print(f"{name}: {len(rows)} rows: {', '.join(parts)}")
     marks = {key(row["params"], row["data"]): "note" in row for row in rows}
     results.MARKED[name] = results.MARKED.get(name, {}) | marks
-
-
-def _failed(head: Row, text: str) -> Row:
-    return head | {"metrics": {}, "error": text.rstrip().splitlines()[-1]}
 
 
 def _portable(text: str) -> str:
@@ -219,12 +169,6 @@ def _committed(path: Path | None) -> dict[str, Row]:
         return {key(row["params"], row["data"]): row | {"revision": str(row["revision"])} for row in rows}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no file of sweeps.save ({error!r}); restore it with git checkout") from error
-
-
-def _plain(value: Any, what: str, strict: bool = True) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} is no dict but {value!r:.100}")
-    return as_json(value, what, strict)
 
 
 def _read(path: Path) -> Row | None:
@@ -256,7 +200,7 @@ def rows(
         raise NothingMeasured(f"{notebook}: nothing to measure; give at least one seed and one configuration")
     file = Path("figures", "results", f"sweep_{notebook}.json")
     found = run(trial, grid, name=notebook, data=data, committed=ROOT / file)
-    save(found, results.out() / file, beside=True)
+    save(found, results.out() / file)
     good = [row for row in found if "error" not in row]
     if not good:
         raise NothingMeasured(f"{notebook}: every trial failed; the first: {found[0]['params']}: {found[0]['error']}")
