@@ -24,7 +24,7 @@ readme: .venv/ready
 	$(BIN)/python -m lib.results
 
 lab: .venv/ready
-	$(BIN)/python -m lib.run --lab
+	$(BIN)/python notebooks/lab/open.py
 
 # --no-deps: the lock is complete, and pip need not resolve what is resolved already.
 .venv/ready: requirements.txt pyproject.toml

@@ -2,7 +2,6 @@
 
 papermill executes; this module is strict where papermill is lenient: unknown or mistyped parameters stop everything
 before the first cell runs. A finished notebook is moved into place whole; a failed one is kept with its traceback.
-`--lab` opens copies in JupyterLab instead.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import json
 import logging
 import math
 import os
-import platform
 import re
 import signal
 import sys
@@ -23,13 +21,12 @@ import tempfile
 import time
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, ClassVar
+from typing import Any
 
 try:
     import nbformat
     import papermill
     import yaml
-    from ipykernel.kernelspec import get_kernel_dict
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from tqdm import tqdm
@@ -52,6 +49,10 @@ ORDER = (
 )
 
 
+#: papermill logs each cell, and warns of what `plan` has already refused or accepted.
+logging.getLogger("papermill").setLevel(logging.ERROR)
+
+
 class Refused(Exception):
     """The command cannot be run as given. The message lists everything that is wrong with it."""
 
@@ -68,8 +69,7 @@ def profiles() -> list[str]:
 
 def parameters(name: str) -> dict[str, dict[str, Any]]:
     """The parameters of a notebook as papermill reads them: name to type, default and help text."""
-    with quiet():
-        return papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
+    return papermill.inspect_notebook(str(NOTEBOOKS / f"{name}.ipynb"))
 
 
 def question(name: str) -> str:
@@ -80,19 +80,13 @@ def question(name: str) -> str:
     return " ".join(found[1].split()) if found else ""
 
 
-class _Plain(yaml.SafeLoader):
+class _Plain(yaml.BaseLoader):
     """YAML whose plain words are JSON where they can be, else text: 010, 0x_, 1:30, dates and endless digits are."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
-
-def _word(_: yaml.Loader, node: yaml.ScalarNode) -> Any:
-    with contextlib.suppress(ValueError):
-        return node.value if node.style else json.loads(node.value)
-    return node.value
-
-
-_Plain.add_constructor("tag:yaml.org,2002:str", _word)
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        with contextlib.suppress(ValueError):
+            return node.value if node.style else json.loads(node.value)
+        return node.value
 
 
 def read(text: str | bytes, where: str) -> Any:
@@ -144,17 +138,6 @@ def plan(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, dic
     return plans
 
 
-@contextlib.contextmanager
-def quiet():
-    """papermill logs each cell, and warns of what `plan` has already refused or accepted."""
-    logger = logging.getLogger("papermill")
-    level, logger.level = logger.level, logging.ERROR
-    try:
-        yield
-    finally:
-        logger.level = level
-
-
 def _unknown(kind: str, name: str, known) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(known))}"
@@ -193,17 +176,16 @@ def _names(text: str, notebook: str) -> list[str]:
     if module:
         imports = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and module in [a.name for a in n.names]]
         return list(getattr(importlib.import_module(".".join([*imports[:1], module])), name))
-    found, literals = [], {}
+    found, known = [], {}
     for node in nodes:
         target, value = getattr(node, "target", getattr(node, "targets", [None])[0]), getattr(node, "value", None)
-        if getattr(target, "id", "") == name and isinstance(value, ast.Dict):
-            found += [key.value for key in value.keys]
-        elif getattr(target, "id", "") == name:  # of a comprehension over what is written out
-            keys = ast.fix_missing_locations(ast.Expression(ast.ListComp(value.key, value.generators)))
-            found += eval(compile(keys, notebook, "eval"), literals)
+        if getattr(target, "id", "") == name:  # written out, or a comprehension over what is
+            of = value
+            keys = ast.List(of.keys, ast.Load()) if isinstance(of, ast.Dict) else ast.ListComp(of.key, of.generators)
+            found += eval(compile(ast.fix_missing_locations(ast.Expression(keys)), notebook, "eval"), known)
         elif target and value:
             with contextlib.suppress(ValueError):
-                literals[ast.unparse(target)] = ast.literal_eval(value)
+                known[ast.unparse(target)] = ast.literal_eval(value)
     return found
 
 
@@ -220,11 +202,6 @@ def _typed(value: Any, wanted: type, items: Any) -> Any:
 
 #: Seconds a cell may take: the default profile only loads and measures, the others train.
 TIME_LIMIT = {"default": 300, "smoke": 300, "gpu": 4 * 3600, "paper": 48 * 3600}
-#: JupyterLab shows Markdown rendered, and fetches no news.
-LAB = {
-    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
-    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
-}
 
 
 def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: int | None) -> dict[str, Any]:
@@ -238,21 +215,18 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
     row = {"notebook": name, "status": "ok", "seconds": 0.0, "metrics": "", "detail": ""}
     begun = time.monotonic()
     try:
-        with quiet():
-            papermill.execute_notebook(
-                str(NOTEBOOKS / f"{name}.ipynb"),
-                str(partial),
-                parameters=values,
-                kernel_name="python3",
-                cwd=str(NOTEBOOKS),
-                start_timeout=120,
-                execution_timeout=limit,
-                extra_arguments=["--IPKernelApp.log_level=50"],  # it warns of TCP, and calls an interrupt an error
-                progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
-            )
-        clean(partial)
-        if values:
-            tell(partial, name, out)
+        papermill.execute_notebook(
+            str(NOTEBOOKS / f"{name}.ipynb"),
+            str(partial),
+            parameters=values,
+            kernel_name="python3",
+            cwd=str(NOTEBOOKS),
+            start_timeout=120,
+            execution_timeout=limit,
+            extra_arguments=["--IPKernelApp.log_level=50"],  # it warns of TCP, and calls an interrupt an error
+            progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
+        )
+        finish(partial, name, out, told=bool(values))
         os.replace(partial, target)
         row["metrics"] = headline(out, name)
     except PapermillExecutionError as error:
@@ -275,31 +249,28 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
     return row
 
 
-def clean(path: Path) -> None:
-    """Strip what a run leaves in the metadata: times, paths, widget state. Outputs, counts and ids stay."""
+def finish(path: Path, name: str, out: Path, told: bool) -> None:
+    """Strip what a run leaves in the metadata: times, paths, widget state. Outputs, counts and ids stay.
+
+    Args:
+        told: refill the prose with the run's own numbers, and say at the top of what run they are.
+    """
     notebook = nbformat.read(path, as_version=4)
-    for name in ("papermill", "widgets"):
-        notebook.metadata.pop(name, None)
-    for cell in notebook.cells:
-        for name in ("papermill", "execution", "collapsed", "scrolled"):
-            cell.metadata.pop(name, None)
-        if not cell.metadata.get("tags", ["kept"]):
-            cell.metadata.pop("tags")
-    files.write(path, nbformat.writes(notebook) + "\n")
+    for part in (notebook, *notebook.cells):
+        for key in ("papermill", "widgets", "execution", "collapsed", "scrolled"):
+            part.metadata.pop(key, None)
+        if not part.metadata.get("tags", ["kept"]):
+            part.metadata.pop("tags")
+    if told:
+        from lib import results  # imports torch, which takes seconds
 
-
-def tell(path: Path, name: str, out: Path) -> None:
-    """Refill the prose of an executed notebook with its own numbers, and say at its top of what run they are."""
-    from lib import results  # imports torch, which takes seconds
-
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = results.refill(cell.source, name, out, strict=False)
-    run = results.read(name, out)
-    about = f"profile {run['profile']}; data {run['data']['name']}; device {run['device']}; {run['date']}"
-    says = "Numbers in the text are of this run, and n/a where it has none; sentences are about the default."
-    notebook.cells[0].source = f"> **{about}.** {says}\n\n{notebook.cells[0].source}"
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = results.refill(cell.source, name, out, strict=False)
+        run = results.read(name, out)
+        about = f"profile {run['profile']}; data {run['data']['name']}; device {run['device']}; {run['date']}"
+        says = "Numbers in the text are of this run, and n/a where it has none; sentences are about the default."
+        notebook.cells[0].source = f"> **{about}.** {says}\n\n{notebook.cells[0].source}"
     files.write(path, nbformat.writes(notebook) + "\n")
 
 
@@ -346,37 +317,6 @@ def writable(out: Path | str, changed: bool) -> Path:
     return path
 
 
-def explore(folder: Path) -> list[str]:
-    """Copy the notebooks to `folder`; returns the command that opens JupyterLab there.
-
-    A copy is renewed until the user changes it; that the committed one has changed since is said, no more. It carries
-    this kernel's names, else JupyterLab takes it for modified as soon as it is opened.
-    """
-    record, known = folder / ".copied.json", {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(record.read_text())
-    kernel, up = get_kernel_dict(), os.path.relpath(NOTEBOOKS.parent, folder)
-    for name in ("index.md", *(f"{n}.ipynb" for n in series())):
-        copy, text = folder / name, (NOTEBOOKS / name).read_text().replace("](../", f"]({up}/")
-        if name != "index.md":
-            notebook = nbformat.reads(text, as_version=4)
-            notebook.metadata.kernelspec.display_name = kernel["display_name"]
-            notebook.metadata.language_info.version = platform.python_version()
-            text = nbformat.writes(notebook) + "\n"
-        new = hashlib.sha256(text.encode()).hexdigest()
-        if not copy.exists() or hashlib.sha256(copy.read_bytes()).hexdigest() == known.get(name):
-            files.write(copy, text)
-            known[name] = new
-        elif known.get(name) != new:
-            print(f"kept your {os.path.relpath(copy)}; notebooks/{name} has changed since: move yours away to get it")
-    files.write(record, known)
-    files.write(folder / ".lab" / "overrides.json", LAB)
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}"]
-    command += [f"--LabApp.default_url=/lab/tree/{os.path.relpath(folder, ROOT)}/index.md"]
-    command += [f"--LabApp.app_settings_dir={folder / '.lab'}"]
-    return [*command, *["--allow-root"] * (os.geteuid() == 0)]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; exit status 0 if every notebook ran, 1 if one failed, 2 if refused, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m lib.run", description="Run the workbook headless.")
@@ -391,15 +331,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--time-limit", type=int, metavar="S", help="seconds a cell may take; with -p there is none")
     parser.add_argument("--remeasure", action="store_true", help="measure anew what other code had measured")
     parser.add_argument("--list", action="store_true", help="show the notebooks, their questions and parameters")
-    parser.add_argument("--lab", action="store_true", help="open copies in runs/explore in JupyterLab (make lab)")
     options = parser.parse_args(arguments)
     if options.list:
         print(describe())
         return 0
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    if options.lab:
-        command = explore(ROOT / "runs" / "explore" / "notebooks")
-        os.execv(command[0], command)
     profile = folder = options.profile
     try:
         given = {k: read(v, f"-p {k}") for k, v in sorted(options.given)}
