@@ -21,7 +21,7 @@ mutants: .venv/ready
 
 # The numbers in README, log and notebooks, from figures/results.
 readme: .venv/ready
-	$(BIN)/python -m lib.results
+	$(BIN)/python tests/refill.py
 
 lab: .venv/ready
 	$(BIN)/python notebooks/lab/open.py

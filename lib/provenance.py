@@ -85,12 +85,13 @@ def remeasure() -> bool:
     return os.environ.get("SLOTS_REMEASURE") == "1"
 
 
-def as_json(value: dict, what: str, strict: bool = True) -> dict[str, Any]:
+def as_json(value: dict, what: str, strict: bool = True, digits: int = 17) -> dict[str, Any]:
     """A dict as JSON gives it back: tuples are lists, scalars of NumPy and torch are numbers.
 
     Args:
         what: names the value in messages.
         strict: refuse infinity and NaN, which JSON does not have; they are None otherwise.
+        digits: that floats keep; 17 are all.
 
     Raises:
         ValueError: it is no dict, or not JSON.
@@ -103,7 +104,7 @@ def as_json(value: dict, what: str, strict: bool = True) -> dict[str, Any]:
         raise ValueError(
             f"{what} is not JSON ({error}): {value!r:.300}; use str, bool, list, dict and finite numbers"
         ) from error
-    return json.loads(text, parse_constant=lambda _: None)
+    return json.loads(text, parse_constant=lambda _: None, parse_float=lambda x: float(f"{float(x):.{digits}g}"))
 
 
 def short(value: Any) -> str:

@@ -91,7 +91,8 @@ def write(
         "runs": runs,
         "summary": summary,
     }
-    files.write(out() / "figures" / "results" / f"{notebook}.json", _plain(document))
+    document = provenance.as_json(document, f"what {notebook} writes", strict=False, digits=6)  # all that is meant
+    files.write(out() / "figures" / "results" / f"{notebook}.json", document)
     return table(summary)
 
 
@@ -150,13 +151,11 @@ def html(frame: pd.DataFrame) -> str:
         texts[at] = [_text(x, digits if digits < 5 else 3) for x in column]
         name = label(str(name[-1] if isinstance(name, tuple) else name))
         better = max if HIGHER.search(name) else min if LOWER.search(name) else None
-        found = [
-            NUMBER.match(text) if "oracle" not in str(frame.index[i]) else None for i, text in enumerate(texts[at])
-        ]
-        values = [float(match[0]) if match else None for match in found] if better else []
-        if len(known := {*values} - {None}) > 1:
-            pairs = zip(texts[at], values, strict=True)
-            texts[at] = [f"<b>{text}</b>" if value == better(known) else text for text, value in pairs]
+        found = {i: NUMBER.match(text) for i, text in enumerate(texts[at]) if "oracle" not in str(frame.index[i])}
+        values = {i: float(match[0]) for i, match in found.items() if match}
+        if better and len({*values.values()}) > 1:
+            best = better(values.values())
+            texts[at] = [f"<b>{text}</b>" if values.get(i) == best else text for i, text in enumerate(texts[at])]
     shown = pd.DataFrame(texts, frame.index).set_axis(frame.columns, axis=1)
     shown = shown.rename(columns=lambda name: _broken(label(str(name))), index=_broken)
     first, rest = (part.to_html(escape=False, border=0) for part in (shown[:ROWS], shown[ROWS:]))
@@ -264,31 +263,3 @@ def _differences(notebook: str) -> str:
     found = [f"{k} {now[k]} instead of {v}" for k, v in default.items() if k in now and now[k] != v]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return f"not compared: parameters differ ({', '.join(found[:3])}{more})" if found else ""
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null. Floats keep six digits, all that is meant."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    value = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
-
-
-if __name__ == "__main__":
-    for path in (ROOT / "README.md", ROOT / "log.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))):
-        text = path.read_text()
-        if path.suffix == ".ipynb":
-            document = json.loads(text)
-            for cell in document["cells"]:
-                if cell["cell_type"] == "markdown":
-                    cell["source"] = refill("".join(cell["source"]), path.stem).splitlines(keepends=True)
-            filled = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-        else:
-            filled = refill(text)
-        if filled != text:
-            path.write_text(filled)
-            print(f"refilled {path.relative_to(ROOT)}")
