@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import lru_cache, partial
+from itertools import groupby
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -121,32 +122,29 @@ def number(value: Any) -> Any:
 
 def _collect(thing: Any, found: dict[str, Any], root: bool = False) -> None:
     """Add the code behind `thing` to `found`; `root`: also where it is neither of `lib` nor of a notebook."""
-    if isinstance(thing, ModuleType):
-        name = thing.__name__
-    else:
+    name = getattr(thing, "__name__", "")
+    if not isinstance(thing, ModuleType):
         while isinstance(thing, partial | MethodType):
             thing = thing.func if isinstance(thing, partial) else thing.__func__
-        if not isinstance(thing, FunctionType | type):
-            thing = type(thing)
-        thing = inspect.unwrap(thing)
+        thing = inspect.unwrap(thing if isinstance(thing, FunctionType | type) else type(thing))
         name = thing.__module__ or ""
+        if name == "__main__":
+            return _cell(thing, found)
     if name.split(".")[0] == "lib":
         _module(name, found)
-    elif name == "__main__" and not isinstance(thing, ModuleType):
-        _cell(thing, found)
     elif root:
-        found[name], imports = _parsed(inspect.getsource(sys.modules[name]))
-        for imported in imports:
-            _module(imported, found)
+        _add(name, inspect.getsource(sys.modules[name]), found)
 
 
 def _module(name: str, found: dict[str, Any]) -> None:
-    last = name.rpartition(".")[2]
     path = ROOT / name.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    if name in found or last in APART or not path.is_file():
-        return
-    found[name], imports = _parsed(path.read_text())
+    if name not in found and name.rpartition(".")[2] not in APART and path.is_file():
+        _add(name, path.read_text(), found)
+
+
+def _add(name: str, source: str, found: dict[str, Any]) -> None:
+    found[name], imports = _parsed(source)
     for imported in imports:
         _module(imported, found)
 
@@ -211,22 +209,14 @@ def _tree(node: Any) -> Any:
         return repr(node)
     fields = {k: v for k, v in ast.iter_fields(node) if v not in (None, []) and k not in SKIPPED}
     if isinstance(node, ast.JoinedStr):  # how neighbouring texts of an f-string are cut differs
-        fields["values"] = _joined(node.values)
+        runs = groupby(node.values, lambda value: isinstance(value, ast.Constant))
+        joined = [[ast.Constant("".join(v.value for v in run))] if text else [*run] for text, run in runs]
+        fields["values"] = [v for run in joined for v in run if getattr(v, "value", None) != ""]
     elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         first = node.body[0] if node.body else None
         if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
             fields["body"] = node.body[1:]
     return [type(node).__name__, *([k, _tree(v)] for k, v in fields.items())]
-
-
-def _joined(values: list[ast.expr]) -> list[ast.expr]:
-    merged: list[ast.expr] = []
-    for value in values:
-        if isinstance(value, ast.Constant) and merged and isinstance(merged[-1], ast.Constant):
-            merged[-1] = ast.Constant(merged[-1].value + value.value)
-        elif not isinstance(value, ast.Constant) or value.value:
-            merged.append(value)
-    return merged
 
 
 def _is_plain(value: Any) -> bool:
