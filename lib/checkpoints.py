@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lib.files import written
 from lib.provenance import number, revision
 
 HEADER, DEPTH = 20_000_000, 30  # bytes that a provenance may have, and levels of nesting
+DAMAGE = (SafetensorError, OSError, KeyError, ValueError, RecursionError)  # what reading a damaged file raises
 
 
 class OneLine:
@@ -60,7 +62,7 @@ def load(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, 
         return tensors, header
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; run the notebook that trains it") from error
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint of this workbook ({error}); delete it to train again, "
             f"or restore it with git checkout"
@@ -69,11 +71,9 @@ def load(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, 
 
 def about(path: Path) -> dict[str, Any]:
     """The header alone; empty where there is none that can be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _header(file)
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
-        return {}
+    with suppress(*DAMAGE), safe_open(path, framework="pt") as file:
+        return _header(file)
+    return {}
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -104,10 +104,11 @@ def _header(file: Any) -> dict[str, Any]:
     header = json.loads(text)
     if not isinstance(header, dict):
         raise ValueError(f"its provenance is no dict but {header!r:.60}")
-    level = [header]
-    for _ in range(DEPTH):
-        level = [v for each in level for v in (each.values() if isinstance(each, dict) else each)]
-        level = [v for v in level if isinstance(v, dict | list)]
-        if not level:
-            return header
-    raise ValueError(f"its provenance is nested more than {DEPTH} deep")
+    if _depth(header) > DEPTH:
+        raise ValueError(f"its provenance is nested more than {DEPTH} deep")
+    return header
+
+
+def _depth(value: Any) -> int:
+    within = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, within), default=0) if isinstance(value, dict | list) else 0

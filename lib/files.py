@@ -61,15 +61,12 @@ def lock(path: Path, wait: bool = False) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path, timeout=-1 if wait else 0)
-    try:
+    with suppress(Timeout):
         held.acquire()
-    except Timeout:
-        yield False
-    else:
-        try:
-            yield True
-        finally:
-            held.release()
+    try:
+        yield held.is_locked
+    finally:
+        held.release()
 
 
 def open_file(path: Path | str) -> BinaryIO:

@@ -82,6 +82,7 @@ def test_what_cannot_be_written_names_the_file(tmp_path):
         pytest.raises(OSError, match="y cannot be written .*No space"),
         files.written(tmp_path / "y") as temporary,
     ):
+        temporary.unlink()
         temporary.symlink_to("/dev/full")  # a disk without room
         temporary.write_text("x" * 100_000)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
