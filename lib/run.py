@@ -39,16 +39,6 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 NOTEBOOKS = ROOT / "notebooks"
-#: The order of the story; notebooks that are not written yet are left out by `series`.
-ORDER = (
-    *(f"ex_slot{i}" for i in range(1, 6)),
-    *(f"ex_dino{i}" for i in range(1, 5)),
-    "ex_comparison",
-    "backbone_comparison",
-    "streethazards",
-)
-
-
 #: papermill logs each cell, and warns of what `plan` has already refused or accepted.
 logging.getLogger("papermill").setLevel(logging.ERROR)
 
@@ -58,8 +48,9 @@ class Refused(Exception):
 
 
 def series() -> list[str]:
-    """Names of the notebooks that exist, in the order of the story."""
-    return [name for name in ORDER if (NOTEBOOKS / f"{name}.ipynb").exists()]
+    """Names of the notebooks that exist, in the order of the story: of their links in index.md."""
+    links = re.findall(r"\]\((\w+)\.ipynb\)", (NOTEBOOKS / "index.md").read_text())
+    return [name for name in links if (NOTEBOOKS / f"{name}.ipynb").exists()]
 
 
 def profiles() -> list[str]:
@@ -205,14 +196,14 @@ TIME_LIMIT = {"default": 300, "smoke": 300, "gpu": 4 * 3600, "paper": 48 * 3600}
 
 
 def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: int | None) -> dict[str, Any]:
-    """Run one notebook; returns `{"notebook", "status", "seconds", "metrics", "detail"}` and never raises for it."""
+    """Run one notebook; returns `{"notebook", "status", "seconds", "says"}` and never raises for it."""
     target = out / "notebooks" / f"{name}.ipynb"
     failed, partial = target.with_suffix(".failed.ipynb"), target.with_name(f".{name}.partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in (failed, *target.parent.glob(".*.partial.ipynb")):  # the latter of a run that was killed
         stale.unlink(missing_ok=True)
     os.environ |= {"SLOTS_OUT": str(out), "SLOTS_PROFILE": profile, "TQDM_DISABLE": "1"}
-    row = {"notebook": name, "status": "ok", "seconds": 0.0, "metrics": "", "detail": ""}
+    row = {"notebook": name, "status": "ok", "seconds": 0.0, "says": ""}
     begun = time.monotonic()
     try:
         papermill.execute_notebook(
@@ -228,24 +219,24 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
         )
         finish(partial, name, out, told=bool(values))
         os.replace(partial, target)
-        row["metrics"] = headline(out, name)
+        row["says"] = headline(out, name)
     except PapermillExecutionError as error:
-        row |= {"status": "FAILED", "detail": f"{error.ename}: {error.evalue}"}
+        row |= {"status": "FAILED", "says": f"{error.ename}: {error.evalue}"}
     except CellTimeoutError:
-        row |= {"status": "TIMEOUT", "detail": f"a cell took longer than {limit} s; raise it with --time-limit"}
+        row |= {"status": "TIMEOUT", "says": f"a cell took longer than {limit} s; raise it with --time-limit"}
     except DeadKernelError:
-        row |= {"status": "DIED", "detail": "the kernel died, most likely out of memory; try --profile smoke"}
+        row |= {"status": "DIED", "says": "the kernel died, most likely out of memory; try --profile smoke"}
     except KeyboardInterrupt:
         partial.unlink(missing_ok=True)
         raise
     except Exception as error:  # a kernel that does not start, a full disk: the next notebook may still run
-        row |= {"status": "FAILED", "detail": f"{type(error).__name__}: {error}"}
+        row |= {"status": "FAILED", "says": f"{type(error).__name__}: {error}"}
     finally:
         row["seconds"] = time.monotonic() - begun
         if partial.exists():
             os.replace(partial, failed)
             with contextlib.suppress(ValueError):  # the original error in the table matters more than its copy
-                row["detail"] += f" (kept as {os.path.relpath(failed)})"
+                row["says"] += f" (kept as {os.path.relpath(failed)})"
     return row
 
 
@@ -291,14 +282,13 @@ def headline(out: Path, name: str) -> str:
 
 def describe() -> str:
     """What `--list` prints."""
-    blocks = []
+    lines = []
     for name in series():
-        rows = [
-            f"    {k}: {v['inferred_type_name']} = {v['default']}  {v['help']}".rstrip()
-            for k, v in parameters(name).items()
-        ]
-        blocks.append("\n".join([name, f"  {question(name)}", *rows]))
-    return "\n\n".join([*blocks, f"profiles: {', '.join(profiles())}"])
+        lines += [name, f"  {question(name)}"]
+        for key, about in parameters(name).items():
+            lines.append(f"    {key}: {about['inferred_type_name']} = {about['default']}  {about['help']}".rstrip())
+        lines.append("")
+    return "\n".join([*lines, f"profiles: {', '.join(profiles())}"])
 
 
 def writable(out: Path | str, changed: bool) -> Path:
@@ -350,28 +340,27 @@ def main(arguments: list[str] | None = None) -> int:
     limit = None if given or options.remeasure else TIME_LIMIT.get(options.profile, TIME_LIMIT["paper"])
     if options.remeasure:
         os.environ["SLOTS_REMEASURE"] = "1"  # read by lib.sweeps in the kernels
-    rows, status = [], 0
+    rows: dict[str, dict] = {n: {"notebook": n, "status": "stopped", "seconds": 0.0, "says": ""} for n in plans}
     bar = tqdm(plans.items(), desc="notebooks", position=0, disable=None)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who is killed politely leaves nothing half-written
     try:
         for name, values in bar:
             bar.set_postfix_str(name)
-            rows.append(execute(name, values, profile, out, options.time_limit or limit))
+            rows[name] = execute(name, values, profile, out, options.time_limit or limit)
     except KeyboardInterrupt:
-        status = 130
-        left = [n for n in plans if n not in {r["notebook"] for r in rows}]
-        rows += [{"notebook": n, "status": "stopped", "seconds": 0.0, "metrics": "", "detail": ""} for n in left]
+        pass  # the table says who was stopped
     finally:
         bar.close()
-    print(summary(rows))
+    print(summary(list(rows.values())))
     print(f"written to {os.path.relpath(out)}: notebooks, figures, figures/results")
-    return status or int(any(row["status"] != "ok" for row in rows))
+    found = {row["status"] for row in rows.values()}
+    return 130 if "stopped" in found else int(found != {"ok"})
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The table at the end: notebook, status, seconds, key metrics."""
     header = ("notebook", "status", "seconds", "key metrics")
-    cells = [(r["notebook"], r["status"], f"{r['seconds']:.0f}", r["metrics"] or r["detail"]) for r in rows]
+    cells = [(r["notebook"], r["status"], f"{r['seconds']:.0f}", r["says"]) for r in rows]
     widths = [max(len(row[i]) for row in [header, *cells]) for i in range(3)]
     lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in [header, *cells]]
     return "\n".join([lines[0], "  ".join("-" * w for w in (*widths, 11)), *lines[1:]])

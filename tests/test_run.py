@@ -56,7 +56,7 @@ def house(tmp_path, monkeypatch):
         nbformat.write(notebook(name, RESULT, TABLE), tmp_path / f"{name}.ipynb")
     (tmp_path / "params" / "smoke.yaml").write_text("steps: 7\n")
     monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(run, "ORDER", ("one", "two", "three", "unwritten"))
+    (tmp_path / "index.md").write_text("[1](one.ipynb), [2](two.ipynb), [3](three.ipynb), [4](unwritten.ipynb)")
     monkeypatch.delenv("SLOTS_OUT", raising=False)
     return tmp_path
 
@@ -158,7 +158,7 @@ def test_other_parameters_have_a_folder_a_name_and_time(house, monkeypatch, argu
     monkeypatch.setattr(run, "ROOT", house)
     monkeypatch.setenv("SLOTS_REMEASURE", "")
     monkeypatch.setattr(run, "execute", lambda *given: seen.append(given) or {"notebook": "one", "status": "ok",
-        "seconds": 0, "metrics": "", "detail": ""})  # fmt: skip
+        "seconds": 0, "says": ""})  # fmt: skip
     assert run.main(["one", *arguments]) == 0
     (_, _, told, out, allowed) = seen[0]
     assert (told, out.parent, allowed) == (profile, house / "runs", limit)
@@ -169,7 +169,7 @@ def test_other_parameters_have_a_folder_a_name_and_time(house, monkeypatch, argu
 def test_the_order_of_parameters_makes_no_other_folder(house, monkeypatch, capsys):
     monkeypatch.setattr(run, "ROOT", house)
     monkeypatch.setattr(run, "execute", lambda name, *_: {"notebook": name, "status": "ok", "seconds": 0,
-        "metrics": "", "detail": ""})  # fmt: skip
+        "says": ""})  # fmt: skip
     for given in (("steps", "5", "-p", "lr", "0.1"), ("lr", "0.1", "-p", "steps", "5")):
         run.main(["one", "-p", *given])
     assert len(list((house / "runs").iterdir())) == 1
@@ -277,7 +277,7 @@ def test_who_is_stopped_keeps_what_is_done_and_leaves_nothing_half_written(house
     nbformat.write(notebook("two", "print('here')\nimport time\ntime.sleep(60)"), house / "two.ipynb")
     code = (
         "import sys, pathlib; from lib import run; run.NOTEBOOKS = pathlib.Path(sys.argv[1]); "
-        "run.ORDER = ('one', 'two', 'three'); sys.exit(run.main(['--out', sys.argv[2]]))"
+        "sys.exit(run.main(['--out', sys.argv[2]]))"
     )
     out = tmp_path / "out"
     (out / "notebooks").mkdir(parents=True)
