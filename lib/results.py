@@ -163,18 +163,16 @@ def html(frame: pd.DataFrame) -> str:
     return first + (f"<details><summary>{more} more rows</summary>{rest}</details>" if more > 0 else "")
 
 
-def _text(value: Any, digits: int) -> str:
+def _text(value: Any, digits: int = 0) -> str:
     """A cell that breaks nowhere."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    text = f"{value:,.{digits}f}" if isinstance(value, float) else str(value)
+    number = isinstance(value, float)
+    text = "-" if value is None or (number and math.isnan(value)) else f"{value:,.{digits}f}" if number else str(value)
     return escape(text).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _broken(name: Any) -> str:
     """A heading in at most three lines."""
-    lines = textwrap.wrap(str(name), max(24, len(str(name)) // 2 + 2)) or [""]
-    return "<br>".join(_text(line, 0) for line in lines)
+    return "<br>".join(map(_text, textwrap.wrap(str(name), max(24, len(str(name)) // 2 + 2))))
 
 
 def read(notebook: str, folder: Path | None = None) -> dict[str, Any]:
@@ -259,7 +257,7 @@ def _differences(notebook: str) -> str:
     cells = json.loads(path.read_text())["cells"]
     source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
     default = {line.target.id: ast.literal_eval(line.value) for line in ast.parse(source).body}
-    now = {k: shell.user_ns.get(k) for k in default.keys() - ALIKE}
-    found = [f"{k} {now[k]} instead of {v}" for k, v in default.items() if k in now and now[k] != v]
+    now = {k: shell.user_ns.get(k) for k in default if k not in ALIKE}
+    found = [f"{k} {now[k]} instead of {default[k]}" for k in now if now[k] != default[k]]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return f"not compared: parameters differ ({', '.join(found[:3])}{more})" if found else ""

@@ -29,28 +29,13 @@ def run(
     data: str | Callable[..., str],
     committed: Path | None = None,
 ) -> list[Row]:
-    """Run `fn(**params)` for every `params` of the grid that has no result yet; return one row a configuration.
+    """The rows of `rows`, failed ones with an "error" included, in the order of the grid; they are not saved.
 
-    Introduced in notebooks/ex_dino2.ipynb. A result is known by its parameters and by `data`, which together must say
-    everything that makes it. The code that measured it is recorded beside (`provenance.code`): a row that other code
-    measured, or a tree with changes that were not committed, is returned all the same, with a note that says so. One
-    printed line says where the rows come from.
-
-    Results are kept one file each, in `sweeps/<name>` under `results.out()`. Several processes, also on machines that
-    share the folder, may run the same sweep: each takes what no other has taken, and all return all rows. What a killed
-    process had taken is free again. An interrupt keeps what is finished.
+    Several processes, also on machines that share the folder, may run the same sweep: each takes what no other has
+    taken, and all return all rows. What a killed process had taken is free again. An interrupt keeps what is finished.
 
     Args:
-        fn: takes parameters by keyword, seed included, and returns metrics; both must be JSON.
-        grid: the configurations; see `product`.
-        name: of the sweep, for its folder and its progress bar, whose time left counts only what ran in this call.
-        data: what else makes a result: fingerprints of data and weights; or a function of the parameters that says it.
         committed: a file of `save`, whose rows count as finished. May be missing. A failure is not tried again.
-
-    Returns:
-        Rows in the order of the grid: `{"params", "data", "revision", "code", "metrics", "seconds"}`, and "note". A NaN
-        is None there. A failed configuration has no metrics but an "error", the last line of its traceback, which is
-        kept beside the results; it stops nothing else and is tried again by the next call.
 
     Raises:
         ValueError: a configuration is not JSON or not finite, the source of `fn` cannot be read, or `committed` is no
@@ -187,14 +172,25 @@ class NothingMeasured(OneLine, RuntimeError):
 def rows(
     notebook: str, trial: Callable[..., dict[str, Any]], grid: list[dict[str, Any]], data: str | Callable[..., str]
 ) -> list[Row]:
-    """The rows of `run` for every `params` of the grid that can be measured: `{"params", "metrics", ...}`.
+    """Run `trial(**params)` for every `params` of the grid that has no result yet; one row for each that has metrics.
 
-    Committed rows are read, all others are run; what failed is named in a printed line and left out. All rows go to
-    `figures/results/sweep_<notebook>.json` under the output folder, beside those that are there. Introduced in
-    notebooks/ex_slot1.ipynb.
+    Introduced in notebooks/ex_slot1.ipynb. A result is known by its parameters and by `data`, which together must say
+    everything that makes it. The code that measured it is recorded beside (`provenance.code`): a row that other code
+    measured, or a tree with changes that were not committed, is returned all the same, with a note that says so. One
+    printed line says where the rows come from. Results are kept one file each, in `sweeps/<notebook>` under
+    `results.out()`, and all together in `figures/results/sweep_<notebook>.json`, whose committed rows are not run.
+
+    Args:
+        trial: takes parameters by keyword, seed included, and returns metrics; both must be JSON.
+        data: what else makes a result: fingerprints of data and weights; or a function of the parameters that says it.
+
+    Returns:
+        `{"params", "data", "revision", "code", "metrics", "seconds"}`, and "note". A NaN is None there. What failed is
+        named in a printed line, left out, and tried again by the next call; its traceback is kept beside the results.
 
     Raises:
         NothingMeasured: there is nothing to measure, or every trial failed.
+        ValueError: as of `run`.
     """
     if not grid:
         raise NothingMeasured(f"{notebook}: nothing to measure; give at least one seed and one configuration")
