@@ -9,11 +9,11 @@ import ast
 import contextlib
 import difflib
 import hashlib
-import importlib
 import json
 import logging
 import math
 import os
+import pkgutil
 import re
 import signal
 import sys
@@ -161,16 +161,13 @@ def _names(text: str, notebook: str) -> list[str]:
     """Names after "one of": as they stand, those of a module, or the keys of a dict that the notebook writes out."""
     if "," in text:
         return text.split(", ")
+    if "." in text:
+        return list(pkgutil.resolve_name(text))
     cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
-    nodes = ast.parse("\n".join(c.source for c in cells if c.cell_type == "code")).body
-    module, _, name = text.rpartition(".")
-    if module:
-        imports = [n.module for n in nodes if isinstance(n, ast.ImportFrom) and module in [a.name for a in n.names]]
-        return list(getattr(importlib.import_module(".".join([*imports[:1], module])), name))
     found, known = [], {}
-    for node in nodes:
+    for node in ast.parse("\n".join(c.source for c in cells if c.cell_type == "code")).body:
         target, value = getattr(node, "target", getattr(node, "targets", [None])[0]), getattr(node, "value", None)
-        if getattr(target, "id", "") == name:  # written out, or a comprehension over what is
+        if getattr(target, "id", "") == text:  # written out, or a comprehension over what is
             of = value
             keys = ast.List(of.keys, ast.Load()) if isinstance(of, ast.Dict) else ast.ListComp(of.key, of.generators)
             found += eval(compile(ast.fix_missing_locations(ast.Expression(keys)), notebook, "eval"), known)

@@ -20,7 +20,6 @@ ENTRIES = [
     ("anomaly.py", "SCORES: dict[str, Score] = {\n",
      '    "least_logit": lambda z, f, s: -z.amin(1),\n'),
     ("models/backbones.py", "NETWORKS = {\n", '    "resnet10": ("resnet10t", IMAGENET, "resnet10.pth"),\n'),
-    ("studies/backbones/experiment.py", "SOURCES = {\n", '    "resnet10": ((2, 4), 64),\n'),
 ]  # fmt: skip
 SCRIPT = """
 import json, pathlib, sys
