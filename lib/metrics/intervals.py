@@ -1,8 +1,7 @@
 """How sure a number is: one paired estimator, one bootstrap, one effect size and one correction for the whole workbook.
 
-Trainings of one seed share their batches and are judged on the same scenes, so configurations are compared run by run:
-Welch's test, which takes them for independent, gives another interval, too wide or too narrow by turns. Introduced in
-notebooks/ex_slot1.ipynb.
+Trainings of one seed share their batches and are judged on the same scenes, so configurations are compared run by run;
+Welch's test takes them for independent. Introduced in notebooks/ex_slot1.ipynb.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,13 +30,10 @@ def difference(
 ) -> dict[str, float]:
     """The mean of `ours` - `theirs`, its 95 % interval, and whether chance explains it; paired by seed and by scene.
 
-    Runs are paired by the value of their seed; seeds that one side lacks, or in which nothing was measured, are left
-    out. Two errors are added: that of training, Student's interval over the n seeds' differences, and that of the
-    scenes, the same over the scenes' differences (means over seeds); half the width is the root of the sum of their
-    squared halves (MOVER, Zou and Donner 2008), so no source of error makes it narrower. A bootstrap over three seeds
-    would be too narrow by half; t with n - 1 degrees of freedom is exact for normal differences. What varies with seed
-    and scene at once is in both halves, so with scenes the interval is rather too wide, as resampling both is (Owen
-    2007): it covers 95 to 99 %.
+    Seeds that one side lacks, or in which nothing was measured, are left out. Two errors are added, as the root of the
+    sum of their squares (MOVER, Zou and Donner 2008): Student's interval over the n seeds' differences, and the same
+    over the scenes' differences (means over seeds). What varies with seed and scene at once is in both, so with scenes
+    it is rather too wide, as resampling both is (Owen 2007), and covers 95 to 99 %.
 
     Args:
         ours, theirs: see `Side`; frames of a scene are no scenes, hand in their mean.
