@@ -351,7 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(summary(list(rows.values())))
     print(f"written to {os.path.relpath(out)}: notebooks, figures, figures/results")
     found = {row["status"] for row in rows.values()}
-    return 130 if "stopped" in found else int(found != {"ok"})
+    return 130 if "stopped" in found else int(not found <= {"ok"})
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
