@@ -18,7 +18,6 @@ from lib.provenance import as_json, short
 
 Row = dict[str, Any]
 FAILED = ".failed.txt"  # how the file of a traceback ends
-WAIT = 1.0  # seconds between two looks at what other processes have claimed
 
 
 def run(
@@ -52,20 +51,14 @@ def run(
         where, row = min(found, key=lambda pair: _doubt(pair[1], now), default=("measured now", None))
         origin.append(where)
         rows.append(row)
-    todo = [i for i, row in enumerate(rows) if row is None]
-    with tqdm(total=len(grid), initial=len(grid) - len(todo), desc=name, smoothing=0, leave=False) as bar:
-        while todo:
-            for i in [*todo]:
-                rows[i] = _measure(fn, heads[i], paths[i], again)
-                if rows[i] is None:  # another process is at it
-                    continue
-                todo.remove(i)
-                bar.update()
-                if "error" in rows[i]:
+    with tqdm(total=len(grid), initial=len(grid) - rows.count(None), desc=name, smoothing=0, leave=False) as bar:
+        for wait in (False, True):  # first what no other process is at, then what they leave
+            for i in [i for i, row in enumerate(rows) if row is None]:
+                rows[i] = _measure(fn, heads[i], paths[i], again, wait)
+                bar.update(rows[i] is not None)
+                if rows[i] and "error" in rows[i]:
                     said = f"{name}: {grid[i]} failed: {rows[i]['error']} ({paths[i].with_suffix(FAILED)})"
                     bar.write(_portable(said))
-            if todo:
-                time.sleep(WAIT)
     rows = [_noted(row, now) for row in rows]
     _report(name, rows, origin)
     return rows
@@ -91,9 +84,9 @@ def save(rows: list[Row], path: Path) -> None:
     files.write(path, _portable(json.dumps({"rows": bare}, indent=1, allow_nan=False)) + "\n")
 
 
-def _measure(fn: Callable, head: Row, path: Path, again: bool) -> Row | None:
-    """Run one configuration and keep its result; None where another process is at it."""
-    with files.lock(path.parent / "locks" / path.stem) as mine:
+def _measure(fn: Callable, head: Row, path: Path, again: bool, wait: bool) -> Row | None:
+    """Run one configuration and keep its result; None where another process is at it and `wait` is not set."""
+    with files.lock(path.parent / "locks" / path.stem, wait) as mine:
         if not mine:
             return None
         if (row := _read(path)) and not (again and _doubt(row, head)):  # another process has just measured it

@@ -50,7 +50,6 @@ def clean(monkeypatch, tmp_path):
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps, "WAIT", 0.05)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "job.py").write_text(JOB)
     monkeypatch.delitem(sys.modules, "job", raising=False)
@@ -252,8 +251,8 @@ def test_two_processes_share_a_sweep_and_one_may_be_killed(job, tmp_path):
         claim = functools.partial(
             sweeps._measure, lambda **_: {"score": 1}, head, tmp_path / "kept" / "sweeps" / "shared" / f"{key}.json"
         )
-        assert claim(False) is None, "it is taken"
+        assert claim(False, False) is None, "it is taken"
     finally:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-    assert claim(False)["metrics"] == {"score": 1}, "and free again"
+    assert claim(False, False)["metrics"] == {"score": 1}, "and free again"
