@@ -189,10 +189,8 @@ def refill(text: str, notebook: str | None = None, folder: Path = ROOT, strict: 
     """Markdown whose quoted numbers are those of the results files: `0.78 ± 0.00<!-- ex_dino4/ours/fg_ari -->`.
 
     The marker names results file, configuration and metric, or the keys to any other value; inside the text of a
-    `notebook` its own name is left out. Digits, a plus sign and percent stay as they were written.
-
-    Args:
-        strict: else, what names no value is "n/a".
+    `notebook` its own name is left out. Digits, a plus sign and percent stay as they were written. If not `strict`,
+    what names no value is "n/a".
 
     Raises:
         ValueError: a marker that follows no number, or names no value of the files in `folder`; it says which.

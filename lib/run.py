@@ -240,8 +240,7 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
 def finish(path: Path, name: str, out: Path, told: bool) -> None:
     """Strip what a run leaves in the metadata: times, paths, widget state. Outputs, counts and ids stay.
 
-    Args:
-        told: refill the prose with the run's own numbers, and say at the top of what run they are.
+    If `told`, refill the prose with the run's own numbers, and say at the top of what run they are.
     """
     notebook = nbformat.read(path, as_version=4)
     for part in (notebook, *notebook.cells):

@@ -32,9 +32,7 @@ def run(
 
     Several processes, also on machines that share the folder, may run the same sweep: each takes what no other has
     taken, and all return all rows. What a killed process had taken is free again. An interrupt keeps what is finished.
-
-    Args:
-        committed: a file of `save`, whose rows count as finished. May be missing. A failure is not tried again.
+    Rows of the file `committed` count as finished, if there is one; a failure in it is not tried again.
 
     Raises:
         ValueError: a configuration is not JSON or not finite, the source of `fn` cannot be read, or `committed` is no
@@ -75,10 +73,7 @@ def product(lists: dict[str, list]) -> list[dict[str, Any]]:
 
 
 def save(rows: list[Row], path: Path) -> None:
-    """Write rows to one JSON file, to be committed and handed to `run` as `committed`; failures are kept as such.
-
-    Other rows of the file stay, such as those that a notebook has not asked for yet.
-    """
+    """Write rows, failures included, to a JSON file that can be `committed` to `run`; its other rows stay."""
     known = _committed(path) | {key(row["params"], row["data"]): row for row in rows}
     bare = [{k: v for k, v in row.items() if k != "note"} for row in known.values()]
     files.write(path, _portable(json.dumps({"rows": bare}, indent=1, allow_nan=False)) + "\n")
