@@ -10,6 +10,7 @@ CVPR 2022) comes from its public bucket; StreetHazards (Hendrycks et al., ICML 2
 
 import argparse
 import base64
+import io
 import re
 import sys
 from collections.abc import Sequence
@@ -22,13 +23,13 @@ from lib import ROOT
 from lib.data import fetch
 from lib.data.fetch import File
 from lib.data.shards import CHECKSUMS, SHARD, recorded, recorded_lengths
-from lib.files import DataError, write
+from lib.files import DataError, parse_json, write
 
 DEST = ROOT / "data" / "real"
 BUCKET = "kubric-public"
 MOVI_SERVER = "https://storage.googleapis.com"
 STREET_SERVER = "https://people.eecs.berkeley.edu/~hendrycks"
-PAGES = 100  # of a listing, at 1000 names each
+PAGES, PAGE, PATIENCE = 100, 1 << 20, 120  # of a listing, at 1000 names each; bytes of a page, and seconds for it
 DESCRIPTION = re.compile(r"[\w-]+(\.labels)?\.(json|txt)")  # of a split: beside its shards
 #: Part of StreetHazards: md5 as published, and about how many bytes the archive has.
 STREET_PARTS = {
@@ -86,17 +87,19 @@ def _list_bucket(prefix: str, folder: Path) -> dict[str, File]:
     query = {"prefix": prefix, "fields": "items(name,size,md5Hash),nextPageToken"}
     with fetch.open_session() as session:
         for _ in range(PAGES):
+            body = io.BytesIO()
+            with fetch.get(session, url, params=query) as response:
+                trouble = fetch.copy(response, body, PAGE, PATIENCE)
             try:
-                page = fetch.get_json(session, url, params=query)
+                if trouble:
+                    raise ValueError(trouble)
+                page = parse_json(body.getvalue())
                 for item in page.get("items", []):
-                    name, size = str(item["name"]).removeprefix(prefix), int(item["size"])
-                    md5 = base64.b64decode(item["md5Hash"], validate=True).hex()
+                    name, md5 = str(item["name"]).removeprefix(prefix), base64.b64decode(item["md5Hash"], validate=True)
                     if SHARD.fullmatch(name) or (DESCRIPTION.fullmatch(name) and name != CHECKSUMS):
                         address = f"{MOVI_SERVER}/{BUCKET}/{quote(prefix + name)}"
-                        found[name] = File(address, folder / name, md5, size)
+                        found[name] = File(address, folder / name, md5.hex(), int(item["size"]))
                 token = page.get("nextPageToken")
-            except DataError:
-                raise
             except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
                 raise DataError(f"{url}: no listing of files with size and md5 ({str(error)[:200]!r})") from error
             if not token:

@@ -5,7 +5,6 @@ Used by lib.data.download.
 """
 
 import hashlib
-import io
 import os
 import shutil
 import tarfile
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -24,13 +23,12 @@ from tqdm.utils import CallbackIOWrapper
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from lib.files import DataError, lock, parse_json
+from lib.files import DataError, lock
 
 TRIES = 5  # in a row without any byte of progress
 WAIT = 0.5  # seconds before the second try, doubled for each further one
 TIMEOUT = (10, 60)  # seconds to connect, and between two bytes
 CHUNK = 1 << 16
-SHORT, PATIENCE = 1 << 20, 120  # bytes of a page of a listing, and seconds for it
 RESUME = "what has arrived is kept: the same command goes on from there"
 
 
@@ -55,18 +53,9 @@ class File:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Turn an OSError, which does not always name a file (a full disk), into a DataError that does."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{error.filename or path}: {error.strerror or error}; {RESUME}") from error
-
-
-@contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other downloads out of a folder; DataError where one is at work there. Its lock ends with its process."""
-    with named(folder), lock(folder.with_name(f".{folder.name}.lock")) as mine:
+    with lock(folder.with_name(f".{folder.name}.lock")) as mine:
         if not mine:
             raise DataError(f"{folder}: another download is at work here; try again when it has ended")
         yield
@@ -124,15 +113,6 @@ def copy(response: requests.Response, out: BinaryIO, most: int, patience: float 
     return None
 
 
-def get_json(session: requests.Session, url: str, **options) -> Any:
-    """What a short body of JSON says; ValueError where it is none, breaks off, is too long or takes too long."""
-    body = io.BytesIO()
-    with get(session, url, **options) as response:
-        if trouble := copy(response, body, SHORT, PATIENCE):
-            raise ValueError(trouble)
-    return parse_json(body.getvalue())
-
-
 def fault(path: Path, md5: str) -> str | None:
     """What is wrong with a file that should have this md5; None if nothing is."""
     if not path.is_file():
@@ -143,9 +123,8 @@ def fault(path: Path, md5: str) -> str | None:
 
 
 def check_space(folder: Path, needed: float) -> None:
-    """Raise DataError unless the disk of `folder`, which need not exist yet, has `needed` bytes left."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
+    """Raise DataError unless the disk of `folder`, whose parent exists, has `needed` bytes left."""
+    free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise DataError(f"{folder}: {needed / 1e9:.2f} GB needed, {free / 1e9:.2f} GB free; make room or choose --dest")
 
@@ -158,16 +137,24 @@ def fetch_all(files: Iterable[File], about: str) -> None:
     """
     with open_session() as session:
         for file in tqdm(files, about, unit=" files"):
-            if fault(file.path, file.md5):
-                with named(file.part):
-                    file.path.parent.mkdir(parents=True, exist_ok=True)
-                    if _receive(file, session) and fault(file.part, file.md5):
-                        file.part.unlink(missing_ok=True)
-                        _receive(file, session)
-                    if wrong := fault(file.part, file.md5):
-                        file.part.unlink(missing_ok=True)
-                        raise DataError(f"{file.url}: what arrived {wrong}; try again, or has it changed there?")
-                    os.replace(file.part, file.path)
+            try:
+                _have(file, session)
+            except OSError as error:  # which does not always name a file (a full disk)
+                raise DataError(f"{error.filename or file.part}: {error.strerror or error}; {RESUME}") from error
+
+
+def _have(file: File, session: requests.Session) -> None:
+    """Bring one file, unless it is there and right; a wrong one keeps its place until the right one has arrived."""
+    if not fault(file.path, file.md5):
+        return
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    if _receive(file, session) and fault(file.part, file.md5):
+        file.part.unlink(missing_ok=True)
+        _receive(file, session)
+    if wrong := fault(file.part, file.md5):
+        file.part.unlink(missing_ok=True)
+        raise DataError(f"{file.url}: what arrived {wrong}; try again, or has it changed there?")
+    os.replace(file.part, file.path)
 
 
 def _receive(file: File, session: requests.Session) -> bool:
