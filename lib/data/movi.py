@@ -138,8 +138,10 @@ def decode_scene(
         if field_name in ("video", "segmentations"):
             if not isinstance(value, list) or len(value) != total:
                 raise DataError(f"{key}: {len(value)} values where {total} images are due")
-            mode, target = ("RGB", "video") if field_name == "video" else ("L", "masks")
-            values[target] = _decode_images(key, value, chosen, mode, (height, width))
+            is_video = field_name == "video"
+            opened, due = (open_image if is_video else open_label), ("RGB" if is_video else "L", height, width)
+            images = [np.asarray(opened(value[t], f"{key}: frame {t}", due)) for t in chosen]
+            values["video" if is_video else "masks"] = np.stack(images)
         elif field_name in FIELDS:
             due = count * total if field_name == "visibility" else count
             if isinstance(value, list) or value.dtype != np.int64 or len(value) != due:
@@ -175,11 +177,3 @@ def _chosen(frames: slice | Iterable[int] | None, total: int) -> range | list[in
     if wrong:  # not DataError: the question is at fault, not the file
         raise ValueError(f"a scene has {total} frames, asked for {frames}")
     return chosen
-
-
-def _decode_images(
-    key: str, images: list[bytes], chosen: Iterable[int], mode: str, size: tuple[int, int]
-) -> np.ndarray:
-    """Pictures to uint8 [T, H, W, 3], or masks, which must be lossless, to [T, H, W]."""
-    opened = open_image if mode == "RGB" else open_label
-    return np.stack([np.asarray(opened(images[t], f"{key}: frame {t}", (mode, *size))) for t in chosen])

@@ -12,7 +12,7 @@ from lib import ROOT
 from lib.data.tfrecord import scan_shard
 from lib.files import DataError, parse_json, read_file
 
-#: What lib.data.download writes next to shards: for each file that was asked for, its size in bytes and its md5.
+#: What lib.data.download writes next to shards: the md5 of each file that was asked for.
 CHECKSUMS = "checksums.json"
 #: Name of a shard: its split, its number and how many there are.
 SHARD = re.compile(r"movi_a-(\w+)\.tfrecord-(\d{5})-of-(\d{5})", re.ASCII)
@@ -58,49 +58,45 @@ def index_shards(paths: list[Path]) -> tuple[list[list[list[int]]], list[str]]:
 
     Returns:
         One list of `[offset, length, crc]` a shard (see `scan_shard`), and one line for each fault: framing that breaks
-        off, an empty or missing shard, a size that is not the recorded one, a number of records that is not the one in
-        dataset_info.json. A shard cut exactly between two records shows only in the last two.
+        off, an empty or missing shard, a number of records that is not the one in dataset_info.json. A shard cut
+        exactly between two records shows only in the last.
     """
     folder, names, totals = paths[0].parent, {path.name for path in paths}, {path.name[-5:] for path in paths}
     if len(totals) > 1:
         raise DataError(f"{folder}: shards of different sets, of-{' and '.join(sorted(totals))}; keep one set a folder")
-    lengths, sizes, total = recorded_lengths(paths[0]), recorded(folder), totals.pop()
+    lengths, total = recorded_lengths(paths[0]), int(totals.pop())
     stem = paths[0].name[:-14]  # after a partial download, what was asked for should be there, else all
-    due = {name for name in sizes if name.startswith(stem)} or {f"{stem}{i:05d}-of-{total}" for i in range(int(total))}
+    due = {name for name in recorded(folder) if name.startswith(stem)} or {
+        f"{stem}{i:05d}-of-{total:05d}" for i in range(total)
+    }
     faults = [f"{name}: the shard is missing" for name in sorted(due - names)]
     index = []
     for path in paths:
         records, damage = scan_shard(path)
         index.append(records)
-        size, number = path.stat().st_size, int(path.name[-14:-9])
-        expected = lengths[number] if number < len(lengths) else None
+        number = int(path.name[-14:-9])
         if damage:
             faults.append(f"{path.name}: {damage}")
-        elif path.name in sizes and sizes[path.name]["size"] != size:
-            faults.append(f"{path.name}: {size} bytes, {CHECKSUMS} says {sizes[path.name]['size']}")
-        elif expected not in (None, len(records)):
-            faults.append(f"{path.name}: {len(records)} records, dataset_info.json says {expected}")
-        elif expected is None and not records:
+        elif number < len(lengths) and lengths[number] != len(records):
+            faults.append(f"{path.name}: {len(records)} records, dataset_info.json says {lengths[number]}")
+        elif number >= len(lengths) and not records:
             faults.append(f"{path.name}: the file is empty")
     return index, faults
 
 
-def recorded(folder: Path) -> dict[str, dict]:
-    """What a download recorded of each file that was asked for: its `size` and `md5`; empty where there was none."""
-    return _beside(
-        folder / CHECKSUMS,
-        lambda files: {name: {"size": int(file["size"]), "md5": file["md5"]} for name, file in files.items()},
-    )
+def recorded(folder: Path) -> dict[str, str]:
+    """The md5 of each file that a download asked for, by name; empty where there was none. Raises DataError."""
+    return _beside(folder / CHECKSUMS, lambda files: {name: bytes.fromhex(md5).hex() for name, md5 in files.items()})
 
 
 def recorded_lengths(shard: Path) -> list[int]:
     """Records in each shard of this shard's split by dataset_info.json; empty where that file does not say."""
     split = SHARD.fullmatch(shard.name)[1]
-
-    def lengths(info: dict) -> dict[str, list[int]]:
-        return {entry["name"]: [int(n) for n in entry.get("shardLengths", [])] for entry in info.get("splits", [])}
-
-    return _beside(shard.with_name("dataset_info.json"), lengths).get(split, [])
+    lengths = _beside(
+        shard.with_name("dataset_info.json"),
+        lambda info: {s["name"]: [int(n) for n in s.get("shardLengths", [])] for s in info.get("splits", [])},
+    )
+    return lengths.get(split, [])
 
 
 def _beside(path: Path, parse: Callable[[Any], dict]) -> dict:

@@ -4,7 +4,6 @@ import errno
 import random
 import shutil
 import tarfile
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +12,10 @@ from server import md5, refused, tar
 
 from lib.data import DataError, fetch
 from lib.data.fetch import File, check_space, fetch_all, unpack
+
+
+def have(file):
+    fetch_all([file], "")
 
 
 @pytest.mark.parametrize(
@@ -30,49 +33,56 @@ def test_a_redirection_to_another_scheme(bucket, monkeypatch, tmp_path, to, matc
 
     session = fetch.open_session()
     session.mount("https://", Plain())
-    monkeypatch.setattr(fetch, "open_session", lambda _: session)
+    monkeypatch.setattr(fetch, "open_session", lambda: session)
     bucket.files = {"f": b"x", "g": b"y"}
     bucket.moved = {"f": to.replace("127.0.0.1:1/x", bucket.url.partition("//")[2] + "/g")}
     with refused(match):
-        fetch_all([File(bucket.url.replace("http:", "https:") + "/f", tmp_path / "f")])
+        have(File(bucket.url.replace("http:", "https:") + "/f", tmp_path / "f", md5(b"y"), 9))
     bucket.moved = {"f": bucket.url.replace("http:", "https:") + "/g"}
-    fetch_all([File(bucket.url + "/f", tmp_path / "f")])
+    have(File(bucket.url + "/f", tmp_path / "f", md5(b"y"), 9))
     assert (tmp_path / "f").read_bytes() == b"y"
 
 
-@pytest.mark.parametrize("tag", ["ETag", "Last-Modified", "both", "weak", None])
-@pytest.mark.parametrize("if_range", [True, False])
 @pytest.mark.parametrize("again", [False, True], ids=["one call", "two calls"])
-@pytest.mark.parametrize("known", ["size", "nothing"])
-def test_a_file_that_changes_while_it_is_fetched_is_not_mixed(bucket, tmp_path, tag, if_range, again, known):
-    """Only the beginning of the same file is kept; unchanged and with a strong ETag or a date, it is."""
-    old, path = random.Random(0).randbytes(200_000), tmp_path / "f"
-    for new in (old, old[::-1] + b"x" * (known == "nothing"), None):
-        bucket.tag, bucket.if_range = tag, if_range
-        bucket.files, bucket.next = {"f": old}, {"f": new or old}
-        bucket.cuts, bucket.requests[:] = {"f": [100_000] + [0] * 5 * again}, []
-        if new is None:  # everything had arrived; only the server knows
-            bucket.cuts, bucket.files = {}, {"f": old[::-1]}
-            path.with_name("f.part").write_bytes(old)
-            new = old[::-1]
-        file = File(f"{bucket.url}/f", path, len(old) if known == "size" else None)
-        path.unlink(missing_ok=True)
-        if again and bucket.cuts:
-            with refused("5 times in a row"):
-                fetch_all([file])
-        fetch_all([file])
-        assert path.read_bytes() == new
-        assert [p.name for p in tmp_path.iterdir()] == ["f"]
-        if new == old:
-            assert bool(bucket.requests[1][1]) == (tag not in (None, "weak"))
+def test_a_file_that_changes_while_it_is_resumed_is_fetched_anew(bucket, tmp_path, again):
+    old = random.Random(0).randbytes(200_000)
+    file = File(f"{bucket.url}/f", tmp_path / "f", md5(old[::-1]), len(old))
+    bucket.files, bucket.next = {"f": old}, {"f": old[::-1]}
+    bucket.cuts = {"f": [100_000] + [0] * 5 * again}
+    if again:
+        with refused("5 times in a row"):
+            have(file)
+        assert file.part.read_bytes() == old[:100_000]
+    have(file)
+    assert file.path.read_bytes() == old[::-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert [asked for _, asked in bucket.requests[-2:]] == ["bytes=100000-", None]
+
+
+def test_a_file_that_is_wrong_for_good_is_fetched_twice_at_most(bucket, tmp_path):
+    bucket.files = {"f": bytes(200_000)}
+    for cuts, requests in ([], 1), ([1000] + [0] * 99, 6), ([100_000, None] * 9, 4):
+        bucket.cuts, bucket.requests[:] = {"f": cuts}, []
+        with refused("times in a row" if requests == 6 else "what arrived has md5"):
+            have(File(f"{bucket.url}/f", tmp_path / "f", md5(b"?"), 200_000))
+        assert len(bucket.requests) == requests
+        for path in tmp_path.iterdir():
+            path.unlink()
 
 
 def test_the_end_of_a_file_that_a_server_does_not_confirm(bucket, tmp_path):
     """Some answer 416 without the size."""
     bucket.files, bucket.headers = {"f": b"abc"}, {"f": {"Content-Range": "bytes */*"}}
     (tmp_path / "f.part").write_bytes(b"abc")
-    fetch_all([File(f"{bucket.url}/f", tmp_path / "f", md5=md5(b"abc"))])
+    have(File(f"{bucket.url}/f", tmp_path / "f", md5(b"abc"), 9))
     assert (tmp_path / "f").read_bytes() == b"abc" and len(bucket.requests) == 1
+
+
+def test_an_answer_that_nothing_can_be_done_with(bucket, tmp_path):
+    bucket.status = {"f": [416] * 9}
+    with refused("/f: what arrived is missing"):
+        have(File(f"{bucket.url}/f", tmp_path / "f", md5(b"abc"), 9))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -80,34 +90,30 @@ def test_more_than_a_file_of_unknown_size_can_have(bucket, tmp_path, announced):
     bucket.files = {"f": bytes(100_000)}
     bucket.announce = {} if announced else {"f": None}
     with refused("announces 100000 bytes, 5000 are due" if announced else "more than the 5000 bytes"):
-        fetch_all([File(f"{bucket.url}/f", tmp_path / "f", most=5000)])
+        have(File(f"{bucket.url}/f", tmp_path / "f", md5(bytes(100_000)), 5000))
 
 
 def test_a_wrong_file_stays_until_the_right_one_is_there(bucket, tmp_path):
     bucket.files, bucket.status = {"f": b"right"}, {"f": [404]}
     (tmp_path / "f").write_bytes(b"wrong")
-    with refused("does not have it"):
-        fetch_all([file := File(f"{bucket.url}/f", tmp_path / "f", md5=md5(b"right"))])
+    with refused("HTTP 404"):
+        have(file := File(f"{bucket.url}/f", tmp_path / "f", md5(b"right"), 5))
     assert (tmp_path / "f").read_bytes() == b"wrong"
-    fetch_all([file])
+    have(file)
     assert (tmp_path / "f").read_bytes() == b"right"
 
 
 def test_room_on_a_disk_whose_folder_is_not_there_yet(tmp_path):
-    check_space(tmp_path / "not" / "yet", 1)
+    check_space(tmp_path / "not yet", 1)
     with pytest.raises(DataError, match="1000000000000.00 GB needed"):
-        check_space(tmp_path / "not" / "yet", 1e21)
+        check_space(tmp_path / "not yet", 1e21)
 
 
-def test_the_first_error_stops_the_others(bucket, tmp_path):
-    bucket.files = {f"{i}": bytes(4_000_000) for i in range(3)}
-    bucket.pause = 0.1  # 6 s a file
-    bucket.status = {"0": [404]}
-    start = time.monotonic()
-    with pytest.raises(DataError, match="does not have it"):
-        fetch_all([File(f"{bucket.url}/kubric-public/{i}", tmp_path / str(i)) for i in range(3)])
-    assert time.monotonic() - start < 4
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".part"}
+def test_the_first_error_ends_it(bucket, tmp_path):
+    bucket.files, bucket.status = {f"{i}": b"x" for i in range(3)}, {"1": [404]}
+    with refused("/1: .*HTTP 404"):
+        fetch_all([File(f"{bucket.url}/{i}", tmp_path / str(i), md5(b"x"), 1) for i in range(3)], "")
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -121,9 +127,9 @@ def test_whatever_happens_the_file_is_right_or_there_is_none(bucket, tmp_path_fa
     path = tmp_path_factory.mktemp("f") / "f"
     if data.draw(st.booleans()):
         path.with_name("f.part").write_bytes(data.draw(st.binary(max_size=210)))
-    size = data.draw(st.sampled_from([None, len(body)]))
+    most = data.draw(st.sampled_from([1 << 50, len(body)]))
     try:
-        fetch_all([File(f"{bucket.url}/kubric-public/f", path, size, md5(body))])
+        have(File(f"{bucket.url}/kubric-public/f", path, md5(body), most))
         assert path.read_bytes() == body and not path.with_name("f.part").exists()
     except DataError:
         assert not path.exists()

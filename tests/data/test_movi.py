@@ -399,13 +399,9 @@ def test_a_shard_cut_between_two_records_shows_in_dataset_info(root):
 
 
 def test_what_a_download_recorded_says_which_shards_there_should_be(root):
-    sizes = {path.name: {"size": path.stat().st_size, "md5": None} for path in shards(root)}
-    (root / "checksums.json").write_text(json.dumps(dict(list(sizes.items())[:2])))
+    (root / "checksums.json").write_text(json.dumps({path.name: "0a" * 16 for path in shards(root)[:2]}))
     shards(root)[2].unlink()
     assert len(MoviDataset(root)) == 4  # two shards were asked for, and are there
-    write_records(shards(root)[0], [record()])
-    with pytest.raises(DataError, match=r"00000-of-00003: \d+ bytes, checksums.json says \d+"):
-        MoviDataset(root)
     shards(root)[0].unlink()
     with pytest.raises(DataError, match="00000-of-00003: the shard is missing"):
         MoviDataset(root)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.data import DataError
-from lib.data.shapes import COLOURS, Shapes
+from lib.data.shapes import COLOURS, Shapes, _inside
 
 
 @given(seed=st.integers(0, 1000), low=st.integers(0, 3), more=st.integers(0, 2), size=st.sampled_from([32, 48, 64]))
@@ -36,22 +36,17 @@ def test_picture_i_depends_on_the_seed_and_i_alone():
 @pytest.mark.parametrize(("kind", "share"), [("circle", np.pi), ("square", 2.0), ("triangle", 3 * np.sqrt(3) / 4)])
 def test_areas_are_those_of_geometry(kind, share):
     """A circle has pi r², a square 2 r² and a triangle 3√3/4 r² of its circumscribed radius r."""
-    size, radius = 256, 0.2
-    masks = Shapes(8, size=size, count=(1, 1), kinds=[kind], radius=(radius, radius)).tensors[1]
-    area = (masks == 1).float().sum((1, 2)).numpy()
-    np.testing.assert_allclose(area, share * (radius * size) ** 2, rtol=0.02)
+    radius = 51.2
+    for angle in np.linspace(0, 2, 8):
+        area = _inside(kind, 256, np.array([120.3, 128.8]), radius, angle).sum()
+        np.testing.assert_allclose(area, share * radius**2, rtol=0.02)
 
 
-def test_overlap_is_bounded():
-    apart = Shapes(20, count=(4, 4), radius=(0.14, 0.14), kinds=["circle"], overlap=0.0, seed=3).tensors[1]
-    crowded = Shapes(20, count=(4, 4), radius=(0.14, 0.14), kinds=["circle"], overlap=0.5, seed=3).tensors[1]
-
-    def smallest(masks):
-        return min(int((m == i).sum()) for m in masks for i in range(1, 5))
-
-    full = np.pi * (0.14 * 64) ** 2
-    assert smallest(apart) > 0.95 * full
-    assert 0.45 * full < smallest(crowded) < 0.95 * full
+@pytest.mark.parametrize("gap", [0, 1])
+def test_no_shape_covers_another(gap):
+    masks = Shapes(20, count=(4, 4), radius=(0.14, 0.14), gap=gap, seed=3).tensors[1]
+    smallest = min(int((m == i).sum()) for m in masks for i in range(1, 5))
+    assert smallest > 0.95 * 3 * np.sqrt(3) / 4 * (0.14 * 64) ** 2
 
 
 def test_shapes_keep_their_distance():
@@ -70,11 +65,9 @@ def test_distinct_colours():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"kinds": ["hexagon"]}, "hexagon.*circle"),
-        ({"colours": ["pink"]}, "pink.*orange"),
         ({"count": (3, 2)}, "count"),
         ({"radius": (0.2, 0.6)}, "radius"),
-        ({"overlap": 1.5}, "overlap"),
+        ({"gap": -1}, "gap"),
         ({"count": (9, 9), "distinct": True}, "allow fewer"),
     ],
 )
