@@ -1,15 +1,19 @@
 """Frozen tokens, computed once per dataset, backbone and resolution, and kept on disk in half precision.
 
-The key is made of content: the data's fingerprint and first frames, the backbone's weights, structure and source, the
-libraries' versions, the sizes. So no setting can meet another's tokens. Introduced in notebooks/ex_dino1.ipynb.
+Where the disk has no room for them, they are computed whenever they are asked for. The key is made of content: the
+data's fingerprint and first frames, the backbone's weights, structure and source, the libraries' versions, the sizes.
+So no setting can meet another's tokens. Introduced in notebooks/ex_dino1.ipynb.
 """
 
 import hashlib
 import inspect
 import json
+import os
 import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
@@ -22,10 +26,11 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from tqdm.auto import tqdm
 
 from lib import ROOT, files
-from lib.data.movi import MoviDataset
+from lib.data.movi import MoviDataset, Scene
 
 FOLDER = ROOT / "cache" / "features"  # where they are kept; it may be a link to a folder with room
 BATCH = 24  # frames that a backbone sees at once
+DECODED = 256  # scenes of a split that stay in memory once they were decoded, 0.4 GB of whole videos
 
 
 class FeatureError(RuntimeError):
@@ -34,9 +39,12 @@ class FeatureError(RuntimeError):
 
 @dataclass(frozen=True)
 class Features:
-    """The tokens of one split; `grid` is rows and columns, N = rows x columns, row-major."""
+    """The tokens of one split; `grid` is rows and columns, N = rows x columns, row-major.
 
-    tokens: np.ndarray  # float16 [S, T, N, C], memory-mapped and read-only
+    What is asked for lies on the device of `mean`; it gets there in half precision.
+    """
+
+    tokens: "np.ndarray | Computed"  # float16 [S, T, N, C], memory-mapped and read-only, or computed on demand
     grid: tuple[int, int]
     mean: Tensor  # [C], over everything in this split
     std: Tensor  # [C]
@@ -44,12 +52,36 @@ class Features:
 
     def batch(self, index: Tensor | np.ndarray | slice) -> Tensor:
         """Tokens of the images `index`, counted over scenes and frames: float32 `[B, N, C]`."""
-        flat = self.tokens.reshape(-1, *self.tokens.shape[2:])
-        return torch.from_numpy(flat[np.asarray(index) if isinstance(index, Tensor) else index].astype(np.float32))
+        return self._read(*_places(index, *self.tokens.shape[:2]))
 
-    def clips(self, scenes: np.ndarray | slice) -> Tensor:
-        """Tokens of whole scenes: float32 `[B, T, N, C]`."""
-        return torch.from_numpy(self.tokens[scenes].astype(np.float32))
+    def clips(self, scenes: np.ndarray | slice, first: np.ndarray | int = 0, length: int | None = None) -> Tensor:
+        """Tokens of `length` frames of scenes from frame `first` on, all frames if None: float32 `[B, T, N, C]`."""
+        count, frames = self.tokens.shape[:2]
+        scenes = np.arange(count)[scenes][:, None]
+        return self._read(scenes, np.reshape(first, (-1, 1)) + np.arange(frames if length is None else length))
+
+    def _read(self, scenes: np.ndarray, frames: np.ndarray) -> Tensor:
+        return torch.as_tensor(self.tokens[scenes, frames]).to(self.mean.device).float()
+
+
+class Computed:
+    """Stands in for an array of tokens that has no room on the disk: `tokens[scenes, frames]` is computed each time."""
+
+    def __init__(self, shape: list[int], backbone: nn.Module, dataset: Any, size: int, grid: int):
+        self.shape, self.dtype = tuple(shape), np.dtype(np.float16)
+        self._backbone, self._dataset, self._sides = backbone, dataset, (size, grid)
+
+    def __getitem__(self, index: tuple[np.ndarray, np.ndarray]) -> Tensor:
+        """Float16 `[..., N, C]` for numbers of scenes and of frames `[...]`, on the backbone's device."""
+        scenes, frames = np.broadcast_arrays(*index)
+        videos = {s: self._dataset[s].video for s in np.unique(scenes).tolist()}
+        pictures = np.stack([videos[s][t] for s, t in zip(scenes.flat, frames.flat, strict=True)])
+        return _half(self._backbone, pictures, *self._sides).unflatten(0, scenes.shape)
+
+
+def _places(index: np.ndarray | Tensor | slice, scenes: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scene and frame of images that are counted over both; numpy would take a tensor of one number for a number."""
+    return np.divmod(np.arange(scenes * frames)[np.asarray(index) if isinstance(index, Tensor) else index], frames)
 
 
 def describe(backbone: nn.Module, size: int, grid: int) -> dict[str, Any]:
@@ -91,11 +123,20 @@ def tokens_of(backbone: nn.Module, images: Tensor, size: int, grid: int) -> Tens
     return maps.flatten(2).transpose(1, 2)
 
 
-def compute(backbone: nn.Module, dataset: Any, size: int, grid: int, device: str = "cpu") -> Features:
+def _half(backbone: nn.Module, video: np.ndarray, size: int, grid: int) -> Tensor:
+    """`tokens_of` frames uint8 `[T, H, W, 3]`, some at a time, in half precision."""
+    where, parts = _device(backbone), torch.from_numpy(video).permute(0, 3, 1, 2).split(BATCH)
+    return torch.cat([tokens_of(backbone, p.to(where).float() / 255, size, grid).half() for p in parts])
+
+
+def compute(backbone: nn.Module, dataset: Any, size: int, grid: int) -> Features:
     """Tokens of every frame of every scene; computed by the first process that asks, read by all others.
 
+    Where the disk has no room for them, a line says so, only their mean and deviation are kept, and the tokens are
+    computed when they are asked for: the same numbers.
+
     Args:
-        backbone: of `lib.models.backbones`, frozen.
+        backbone: of `lib.models.backbones`, frozen; computes where it is.
         dataset: scenes with a `video` of uint8 `[T, H, W, 3]` and equal T; has `fingerprint`, `split` and `frames`.
         size: side in pixels that frames are resized to.
         grid: side of the token grid.
@@ -120,36 +161,40 @@ def compute(backbone: nn.Module, dataset: Any, size: int, grid: int, device: str
             with files.lock(path.with_suffix(".lock"), wait=True):
                 _sweep(path)
                 if not path.exists():
-                    _compute(path, backbone.to(device), dataset, size, grid, device)
+                    _compute(path, backbone, dataset, size, grid)
         except OSError as error:
             raise FeatureError(
                 f"{FOLDER}: tokens cannot be kept ({error}); make room, or make cache a link to a folder with room"
             ) from error
-    return _open(path, about)
+    return _open(
+        path, about, _device(backbone), partial(Computed, backbone=backbone, dataset=dataset, size=size, grid=grid)
+    )
 
 
-def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int, device: str) -> None:
+def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int) -> None:
     shape, total, squares, count = None, 0.0, 0.0, 0
-    with files.written(path) as temporary:
-        with open(temporary, "wb") as file:  # not mapped: on a full disk that would end the process
-            for s in tqdm(range(len(dataset)), desc=f"{backbone.name} on {dataset.split}", unit="scene", leave=False):
-                video = torch.from_numpy(dataset[s].video).permute(0, 3, 1, 2)  # [T, 3, H, W]
-                parts = [tokens_of(backbone, p.to(device).float() / 255, size, grid).cpu() for p in video.split(BATCH)]
-                tokens = torch.cat(parts).half().numpy()
-                if not np.isfinite(tokens).all():
-                    raise ValueError(f"tokens of {backbone.name} in scene {s} are not finite in half precision")
-                if shape is None:
-                    shape = (len(dataset), *tokens.shape)
-                    need, free = len(dataset) * tokens.nbytes, shutil.disk_usage(path.parent).free
-                    if need > free:
-                        raise OSError(f"{need / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free")
-                    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
-                if len(tokens) != shape[1]:
-                    raise ValueError(f"scene {s} has {len(tokens)} frames, the first has {shape[1]}; choose frames")
-                file.write(tokens.tobytes())
-                flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
-                total, squares, count = total + flat.sum(0), squares + (flat**2).sum(0), count + len(flat)
+    with ExitStack() as stack:
+        for s in tqdm(range(len(dataset)), desc=f"{backbone.name} on {dataset.split}", unit="scene", leave=False):
+            tokens = _half(backbone, dataset[s].video, size, grid).cpu().numpy()
+            if not np.isfinite(tokens).all():
+                raise ValueError(f"tokens of {backbone.name} in scene {s} are not finite in half precision")
+            if shape is None:
+                shape = (len(dataset), *tokens.shape)
+                need, free = len(dataset) * tokens.nbytes, shutil.disk_usage(path.parent).free
+                if need > free:
+                    name, room = path.stem, f"{need / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free"
+                    print(f"{name}: {room}; these tokens are computed whenever they are asked for")
+                    if path.with_suffix(".json").exists():
+                        return
+                kept = stack.enter_context(files.written(path)) if need <= free else os.devnull
+                file = stack.enter_context(open(kept, "wb"))  # not mapped: on a full disk that would end the process
+                header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            if len(tokens) != shape[1]:
+                raise ValueError(f"scene {s} has {len(tokens)} frames, the first has {shape[1]}; choose frames")
+            file.write(tokens.tobytes())
+            flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+            total, squares, count = total + flat.sum(0), squares + (flat**2).sum(0), count + len(flat)
         mean = total / count
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
         # First: an array is there only with its description.
@@ -165,18 +210,24 @@ def _sweep(path: Path) -> None:
                 left.unlink(missing_ok=True)
 
 
-def _open(path: Path, about: dict[str, Any]) -> Features:
+def _open(
+    path: Path, about: dict[str, Any], where: torch.device, computed: Callable[[list[int]], Computed]
+) -> Features:
     try:
         note = json.loads(path.with_suffix(".json").read_text())
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else computed(note["shape"])
         if list(tokens.shape) != note["shape"] or tokens.dtype != np.float16:
             raise ValueError(f"{tokens.shape} {tokens.dtype} where {note['shape']} float16 is due")
-        mean, std = torch.tensor(note["mean"]), torch.tensor(note["std"])
+        mean, std = (torch.tensor(note[k], device=where) for k in ("mean", "std"))
         if not mean.shape == std.shape == tokens.shape[-1:] or not (mean.isfinite() & std.isfinite()).all():
             raise ValueError("its description holds no mean and deviation of each channel")
     except Exception as error:  # whatever numpy, json and torch say to bytes that are something else
         raise FeatureError(f"{path} is damaged ({error}); delete it, and it will be computed again") from error
     return Features(tokens, (about["grid"],) * 2, mean, std, about)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(tensor.device for tensors in (module.parameters(), module.buffers()) for tensor in tensors)
 
 
 def _weights(module: nn.Module) -> str:
@@ -191,19 +242,20 @@ def _weights(module: nn.Module) -> str:
 class Split:
     """One split of MOVi-A with its tokens: S scenes of T frames. Nothing is decoded or computed before it is asked for.
 
+    Images are counted over scenes and frames, scene x T + frame. None of its methods keeps a whole split in memory.
+
     Attributes:
         name, dataset_name: of the split, and of its data, such as "movi_a stand-in".
         fingerprint: of its data and frames: `569c3cd0d8f2[::2]`.
         about: what makes its tokens what they are, see `describe`.
         dim: channels C of a token.
+        shape: S, T, H and W.
         count: number of images, S x T.
-        features: the tokens, from the cache or computed once, see `compute`.
-        video: uint8 `[S, T, H, W, 3]`.
-        truth: the ground truth, uint8 `[S, T, H, W]`, 0 background, object i has id i + 1.
+        features: the tokens, from the cache or computed, see `compute`, on the backbone's device.
     """
 
-    def __init__(self, dataset: MoviDataset, backbone: nn.Module, size: int, grid: int, device: str = "cpu"):
-        self._dataset, self._backbone, self._size, self._device = dataset, backbone, size, device
+    def __init__(self, dataset: MoviDataset, backbone: nn.Module, size: int, grid: int):
+        self._dataset, self._backbone, self._size, self._decoded = dataset, backbone, size, {}
         self.name, self.dataset_name, self.dim = dataset.split, dataset.name, backbone.dim
         frames, chosen = dataset.frames, ""
         if isinstance(frames, slice):
@@ -214,22 +266,38 @@ class Split:
         self.about = describe(backbone, size, grid)
 
     @cached_property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self._dataset), *self.scene(0).masks.shape
+
+    @property
     def count(self) -> int:
-        return len(self._dataset) * len(self._dataset[0].masks)
+        return self.shape[0] * self.shape[1]
 
     @cached_property
     def features(self) -> Features:
-        return compute(self._backbone, self._dataset, self._size, self.about["grid"], device=self._device)
+        return compute(self._backbone, self._dataset, self._size, self.about["grid"])
 
-    @cached_property
-    def video(self) -> np.ndarray:
-        return np.stack([self._dataset[i].video for i in range(len(self._dataset))])
+    def scene(self, index: int) -> Scene:
+        """Scene `index` with its video uint8 `[T, H, W, 3]` and masks uint8 `[T, H, W]`; the latest stay decoded."""
+        index = int(index)
+        if index not in self._decoded:
+            if len(self._decoded) == DECODED:
+                del self._decoded[next(iter(self._decoded))]
+            self._decoded[index] = self._dataset[index]
+        return self._decoded[index]
 
-    @cached_property
-    def truth(self) -> np.ndarray:
-        return np.stack([self._dataset[i].masks for i in range(len(self._dataset))])
+    def frames(self, index: np.ndarray | Tensor | slice = slice(None)) -> Tensor:
+        """The images `index`, uint8 `[B, 3, H, W]`."""
+        return torch.from_numpy(self._chosen("video", index)).permute(0, 3, 1, 2)
 
-    def images(self) -> tuple[Tensor, Tensor]:
-        """All frames as `[S * T, 3, H, W]` in 0..1 and their ids `[S * T, H, W]`."""
-        images = torch.from_numpy(self.video).flatten(0, 1).permute(0, 3, 1, 2).float() / 255
-        return images, torch.from_numpy(self.truth).flatten(0, 1).long()
+    def pictures(self, index: np.ndarray | Tensor | slice = slice(None)) -> Tensor:
+        """The images `index`, `[B, 3, H, W]` in 0..1."""
+        return self.frames(index).float() / 255
+
+    def ids(self, index: np.ndarray | Tensor | slice = slice(None)) -> Tensor:
+        """The ground truth of the images `index`, int64 `[B, H, W]`: 0 background, object i has id i + 1."""
+        return torch.from_numpy(self._chosen("masks", index)).long()
+
+    def _chosen(self, name: str, index: np.ndarray | Tensor | slice) -> np.ndarray:
+        places = zip(*_places(index, *self.shape[:2]), strict=True)
+        return np.stack([getattr(self.scene(s), name)[t] for s, t in places])

@@ -37,7 +37,7 @@ def merge(masks: Tensor, slots: Tensor, frames: Tensor | None, threshold: float,
     if frames is not None:
         features = torch.cat([features, reach * threshold * finite("frames", frames)[..., :2]], dim=-1)
     distances = torch.cdist(features, features)  # [B, (T,) K, K]
-    distances = (distances.mean(1) if video else distances).numpy()
+    distances = (distances.mean(1) if video else distances).cpu().numpy()
     clusters = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=threshold)
     merged = []
     for mask, apart in zip(masks, distances, strict=True):
@@ -64,6 +64,7 @@ def guided(masks: Tensor, images: Tensor, radius: int = 12, smoothness: float = 
     masks = masks.flatten(2)
     for name, values in (("masks", masks), ("images", images)):
         finite(name, values)
+    images = images.to(masks.device)
     grown = torch.cat([on_image(m[None], tuple(images.shape[-2:])) for m in masks])
     # One image at a time: kornia's buffers grow with masks x colours, and the cache is small.
     drawn = torch.cat(

@@ -77,7 +77,7 @@ def slot_panels(image: Tensor, reconstruction: Tensor, masks: Tensor, of_slots: 
 
 def components(tokens: Tensor) -> np.ndarray:
     """First three principal components of standardised tokens `[n, N, C]`, as colours `[n, N, 3]` in 0..1."""
-    flat = ((tokens - tokens.mean((0, 1))) / (tokens.std((0, 1)) + 1e-6)).flatten(0, 1).numpy()
+    flat = ((tokens - tokens.mean((0, 1))) / (tokens.std((0, 1)) + 1e-6)).flatten(0, 1).cpu().numpy()
     axes = PCA(3).fit(flat).components_
     colours = flat @ (axes.T * np.sign(axes.sum(1)))
     low, high = np.quantile(colours, (0.02, 0.98), axis=0)

@@ -125,7 +125,7 @@ def check_batch(model: nn.Module, batch: int) -> None:
 
 def fit(
     model: nn.Module,
-    loss: Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]],
+    loss: Callable[[nn.Module, int], tuple[Tensor, dict[str, float | Tensor]]],
     recipe: Recipe,
     *,
     state: State | None = None,
@@ -142,11 +142,12 @@ def fit(
     Args:
         model: moved to the device by Lightning Fabric, and left there.
         loss: `loss(model, step)` draws the batch of that step (see `indices`) and returns the loss and statistics to
-            show, such as the entropy of the masks.
+            show, such as the entropy of the masks; tensors, which the host waits for no more than every `LOG_EVERY`
+            steps.
         recipe: steps, rates, precision, seed.
         state: where to keep what a resumed run needs, every `SAVE_EVERY` seconds, on an interrupt and at the end; one
             that is there is resumed if it is of the same run.
-        device: "auto", "cpu" or "cuda"; a named device that is missing is an error, never a silent fallback.
+        device: see `place`.
         watch: `watch(model, step)` every `watch_every` steps and at the end, in eval mode without gradients: slower
             measures on held-out data, joined to the history row of that step, and tensors such as masks for a film.
         optimiser: `optimiser(parameters, lr)`.
@@ -158,13 +159,13 @@ def fit(
     """
     check_batch(model, recipe.batch)
     fabric = Fabric(
-        accelerator=_accelerator(device), devices=1, precision=recipe.precision, plugins=[LightningEnvironment()]
+        accelerator=place(device).type, devices=1, precision=recipe.precision, plugins=[LightningEnvironment()]
     )  # of one process, whatever a scheduler has started
     wrapped, optimiser = fabric.setup(model, optimiser(model.parameters(), recipe.lr))
     about = {"recipe": asdict(recipe)} | (state.about if state else {})
     start, history, film, before = _resume(state.path, model, optimiser, about) if state else (0, [], {}, 0.0)
     begun = kept_at = time.monotonic()
-    kept = start
+    kept, losses = start, []  # losses: since the host last waited for the device
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=label, leave=False)
     try:
         with _patient() as asked:
@@ -172,39 +173,94 @@ def fit(
                 torch.manual_seed(recipe.seed * 1_000_003 + step)
                 optimiser.param_groups[0]["lr"] = recipe.lr_at(step)
                 value, statistics = loss(wrapped, step)
-                if not torch.isfinite(value):
-                    raise Diverged(
-                        f"{label}: the loss is {value.item()} at step {step}; last good checkpoint: "
-                        f"{f'{state.path} (step {kept})' if kept else 'none yet'}. "
-                        f"Lower lr ({recipe.lr}) or clip ({recipe.clip}), or train in 32-true"
-                    )
                 optimiser.zero_grad()
                 fabric.backward(value)
                 fabric.clip_gradients(wrapped, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
                 optimiser.step()
-                done = step + 1
-                row = {"step": done, "loss": value.item(), **statistics}
+                done, now = step + 1, time.monotonic()
+                losses.append(value.detach())
                 watched = watch is not None and ((watch_every and done % watch_every == 0) or done == recipe.steps)
+                logged = watched or done % LOG_EVERY == 0 or done == recipe.steps
+                stop = bool(asked)
+                due = state and (stop or now - kept_at >= SAVE_EVERY or done == recipe.steps)
+                if logged or due:
+                    seen, statistics = _fetch(losses, statistics)
+                    if wrong := [i for i, x in enumerate(seen, done - len(seen)) if not math.isfinite(x)]:
+                        raise Diverged(
+                            f"{label}: the loss is {seen[wrong[0] - done]} at step {wrong[0]}; last good checkpoint: "
+                            f"{f'{state.path} (step {kept})' if kept else 'none yet'}. "
+                            f"Lower lr ({recipe.lr}) or clip ({recipe.clip}), or train in 32-true"
+                        )
+                    losses, row = [], {"step": done, "loss": seen[-1], **statistics}
                 if watched:
                     for key, seen in _watch(watch, wrapped, done).items():
                         if isinstance(seen, Tensor):
                             film[key] = torch.cat([film[key], seen[None].cpu()]) if key in film else seen[None].cpu()
                         else:
                             row[key] = seen
-                if watched or done % LOG_EVERY == 0 or done == recipe.steps:
+                if logged:
                     history.append(row)
                     bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "step"})
-                now = time.monotonic()
-                if state and (asked or now - kept_at >= SAVE_EVERY or done == recipe.steps):
+                if due:
                     header = about | {"step": done, "history": history, "seconds": before + now - begun}
                     _save_state(state.path, model, optimiser, header, film)
                     kept, kept_at = done, now
-                if asked:
-                    raise KeyboardInterrupt
+                if stop:
+                    break
+            if asked:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         again = f"at step {kept}; run again to go on" if kept else "and nothing is kept; run again to begin anew"
         raise Interrupted(f"{label}: interrupted {again}") from None
     return Fitted(history, film, before + time.monotonic() - begun)
+
+
+def place(device: str) -> torch.device:
+    """The device by its name: "cpu", "cuda", or "auto", a GPU of CUDA where torch sees one and else the CPU.
+
+    Raises:
+        RuntimeError: there is no GPU; a named device that is missing is never replaced.
+        ValueError: another name. Apple's MPS is not supported: it has no double precision, which measures need.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("device is cuda, but torch sees no GPU; install a CUDA build, or set device to cpu or auto")
+    return torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+def settled(device: torch.device, timer: Callable[[], float] = time.perf_counter) -> float:
+    """The time, once the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return timer()
+
+
+def seconds(what: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that a call takes on a device: the least of three, after one that is not counted."""
+    times = []
+    for _ in range(4):
+        begun = settled(device)
+        what()
+        times.append(settled(device) - begun)
+    return min(times[1:])
+
+
+def peak_memory(device: torch.device, reset: bool = False) -> dict[str, float]:
+    """Peaks since the last reset: `host_mb`, resident and with mapped files, on Linux alone; of a GPU `device_mb`."""
+    found = {}
+    if device.type == "cuda":
+        found["device_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+        found["host_mb"] = int(status.split("VmHWM:")[1].split()[0]) // 1024
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    return found
 
 
 def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -234,12 +290,11 @@ def _patient() -> Iterator[list]:
         signal.signal(signal.SIGINT, usual or signal.default_int_handler)
 
 
-def _accelerator(device: str) -> str:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("device is cuda, but torch sees no GPU; install a CUDA build, or set device to cpu or auto")
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; choose auto, cpu or cuda")
-    return device
+def _fetch(losses: list[Tensor], statistics: dict[str, float | Tensor]) -> tuple[list[float], dict[str, float]]:
+    """Numbers of what may lie on a device; it is waited for once."""
+    tensors = {k: v.detach().to(losses[0].device) for k, v in statistics.items() if isinstance(v, Tensor)}
+    numbers = torch.stack([*losses, *tensors.values()]).tolist()
+    return numbers[: len(losses)], statistics | dict(zip(tensors, numbers[len(losses) :], strict=True))
 
 
 def _watch(watch: Callable[[nn.Module, int], dict], model: nn.Module, step: int) -> dict[str, float | Tensor]:
@@ -288,6 +343,7 @@ def load_or_train(
     recipe: Recipe,
     config: dict[str, Any],
     data: str,
+    device: str = "auto",
 ) -> Run:
     """Load the checkpoint of this configuration and these data if today's code gives its masks; else train and keep it.
 
@@ -301,6 +357,7 @@ def load_or_train(
         recipe: how it is trained.
         config: everything else that makes the run what it is, JSON-able.
         data: fingerprint of all data that enter, those that are only watched included.
+        device: where the model is left, see `place`; `train` trains it there.
 
     Raises:
         CheckpointError: the file is damaged, or holds another model.
@@ -333,7 +390,8 @@ def load_or_train(
                 provenance.FOREIGN.get().append(path.name)
             tensors, header = checkpoints.load(path)
             checkpoints.fill(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
-            return Run(model.eval(), header, {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")})
+            extra = {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")}
+            return Run(model.to(place(device)).eval(), header, extra)
     path = folders[0] / file
     state = State(path.with_suffix(".state.safetensors"), wanted | {"code": stamps})
     begun = checkpoints.about(state.path)
@@ -341,24 +399,26 @@ def load_or_train(
         print(f"{name}: goes on from step {begun['step']} of {recipe.steps}")
     else:
         print(f"{name}: trains {recipe.steps} steps; {why or _nearest(name, folders, wanted)}")
-    history, extra, seconds = train(model, state)
+    peak_memory(where := place(device), reset=True)
+    history, extra, spent = train(model, state)
     header = wanted | {
         "code": stamps,
         "seed": recipe.seed,
         "history": history,
         "metrics": history[-1],
-        "seconds": round(seconds, 1),
+        "seconds": round(spent, 1),
         "device": results.device_name(next(model.parameters()).device),
+        **peak_memory(where),
         "versions": results.versions(),
     }
     # What is measured from here on is what is on disk: weights pass through half precision in both branches.
-    weights = half(model.cpu().state_dict())
+    weights = half({k: v.cpu() for k, v in model.state_dict().items()})
     checkpoints.save(
         path, {f"model.{k}": v for k, v in weights.items()} | {f"extra.{k}": v for k, v in extra.items()}, header
     )
     state.path.unlink(missing_ok=True)
     checkpoints.fill(model, weights, path)
-    return Run(model.eval(), header, extra)
+    return Run(model.to(where).eval(), header, extra)
 
 
 def _nearest(name: str, folders: tuple[Path, ...], wanted: dict[str, Any]) -> str:

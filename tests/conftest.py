@@ -24,11 +24,12 @@ def split():
         tokens = (np.repeat(shares, 4, -1) * [1, 2, 3, 4]).astype(np.float16)
         flat = torch.from_numpy(tokens.astype(np.float32)).flatten(0, 2)
         features = Features(tokens, (8, 8), flat.mean(0), flat.std(0), {"grid": 8})
-        ids = torch.from_numpy(truth).flatten(0, 1)
+        ids, video = torch.from_numpy(truth).flatten(0, 1), np.repeat(truth[..., None] * 255, 3, -1)
         pictures = ids.float()[:, None].expand(-1, 3, -1, -1)
         return SimpleNamespace(
-            features=features, truth=truth, video=np.repeat(truth[..., None] * 255, 3, -1), fingerprint="abc",
-            images=lambda: (pictures, ids.long()), about={"grid": 8}, count=2 * frames, dim=4,
+            features=features, truth=truth, fingerprint="abc", about={"grid": 8}, dim=4, shape=truth.shape,
+            count=2 * frames, scene=lambda s: SimpleNamespace(video=video[s], masks=truth[s]),
+            pictures=lambda index=slice(None): pictures[index], ids=lambda index=slice(None): ids[index].long(),
         )  # fmt: skip
 
     return make

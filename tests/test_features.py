@@ -233,13 +233,22 @@ def test_finished_tokens_are_read_from_a_folder_that_cannot_be_written(tmp_path,
         compute(Patches(), Scenes(), 32, 2)
 
 
-def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
+def test_without_room_on_the_disk_tokens_are_computed_when_they_are_asked_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=1919))
-    with pytest.raises(FeatureError, match=f"{tmp_path.name}: tokens cannot be kept .*0.00 GB are free"):
-        compute(Patches(), Scenes(), 32, 4)
-    assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
+    backbone, index = Patches(), torch.tensor([7])
+    streamed = compute(backbone, Scenes(), 32, 4)
+    assert "0.00 GB are free; these tokens are computed whenever they are asked for" in capsys.readouterr().out
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".lock"]
+    found = [streamed.batch(index), streamed.clips(np.array([2, 0]), np.array([1, 0]), 2), streamed.clips(slice(1, 2))]
+    calls = backbone.calls
+    again = compute(backbone, Scenes(), 32, 4)
+    assert backbone.calls == calls + 1 and torch.equal(again.mean, streamed.mean), "the mean is known by now"
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=1920))
-    compute(Patches(), Scenes(), 32, 4)
+    kept = compute(backbone, Scenes(), 32, 4)
+    assert isinstance(kept.tokens, np.memmap) and kept.tokens.shape == streamed.tokens.shape
+    assert torch.equal(kept.mean, streamed.mean) and torch.equal(kept.std, streamed.std)
+    wanted = [kept.batch(index), kept.clips(np.array([2, 0]), np.array([1, 0]), 2), kept.clips(slice(1, 2))]
+    assert all(map(torch.equal, found, wanted))
 
 
 def test_what_killed_processes_left_is_deleted_and_what_is_being_written_stays(tmp_path):
@@ -249,6 +258,30 @@ def test_what_killed_processes_left_is_deleted_and_what_is_being_written_stays(t
     with FileLock(tmp_path / "alive-train-4-b.lock"):
         compute(Patches(), Scenes(), 32, 4)
     assert not dead.exists() and alive.exists()
+
+
+def test_a_split_decodes_what_is_asked_for_and_keeps_some_of_it(monkeypatch):
+    monkeypatch.setattr(features, "DECODED", 2)
+    data, decoded = Scenes(), []
+    for scene in data.scenes:
+        scene.masks = scene.video[..., 0] % 5
+
+    class Counted(Scenes):
+        name = "noise"
+
+        def __getitem__(self, i):
+            decoded.append(i)
+            return data.scenes[i]
+
+    backbone = Patches()
+    backbone.dim = 5
+    split = features.Split(Counted(), backbone, 32, 4)
+    assert (split.shape, split.count) == ((3, 4, 32, 32), 12)
+    assert torch.equal(split.ids(torch.tensor([5]))[0], torch.from_numpy(data.scenes[1].masks[1]).long())
+    picture = split.pictures(np.array([11, 4]))[0].movedim(0, 2).numpy()
+    np.testing.assert_allclose(picture * 255, data.scenes[2].video[3], rtol=1e-6)
+    assert decoded == [0, 1, 2] and set(split._decoded) == {1, 2}
+    assert split.frames(slice(4, 6)).shape == (2, 3, 32, 32) and decoded == [0, 1, 2], "still decoded"
 
 
 SLOW = """

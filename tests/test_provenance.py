@@ -242,12 +242,25 @@ def test_all_that_makes_a_row_is_in_its_data(monkeypatch, change):
     def split(dataset, backbone, size, grid):
         return SimpleNamespace(fingerprint=dataset, about=backbone | {"size": size, "grid": grid})
 
+    class Loaded(dict):
+        def to(self, device):
+            return self
+
+    class Scenes(str):
+        def only(self, scenes):
+            return f"{self}{scenes}"
+
+    def movi(root, name, fields, frames):
+        found = Scenes(f"{name}{frames}")
+        found.split = name
+        return found
+
     def load(name, strides):
-        return {"backbone": name, "weights": f"of {name}", "strides": strides}
+        return Loaded(backbone=name, weights=f"of {name}", strides=strides)
 
     monkeypatch.setattr(final, "Split", split)
     monkeypatch.setattr(final.backbones, "load", load)
-    monkeypatch.setattr(final, "MoviDataset", lambda root, name, fields, frames: f"{name}{frames}")
+    monkeypatch.setattr(final, "MoviDataset", movi)
     final.described.cache_clear()
     assert (
         ObjectStudy().data() == ObjectStudy().data(config="original", seed=1, steps=3) != ObjectStudy(**change).data()

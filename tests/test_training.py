@@ -80,6 +80,46 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(tmp_path, monk
     assert checkpoints.load(state)[1]["step"] == 12
 
 
+def test_the_host_waits_for_numbers_once_every_so_many_steps(monkeypatch):
+    """Losses and statistics stay tensors in between, and what is logged is what they were at that step."""
+    fetched, fetch = [], training._fetch
+    monkeypatch.setattr(training, "_fetch", lambda losses, rest: fetched.append(len(losses)) or fetch(losses, rest))
+    recipe = Recipe(steps=50, lr=1e-2, warmup=5)
+
+    def loss(net, step):
+        value, statistics = loss_of(recipe)(net, step)
+        return value, statistics | {"double": value.double() + 1e-12, "number": 0.1 + step, "three": torch.tensor(3)}
+
+    history = fit(model(), loss, recipe, device="cpu").history
+    assert fetched == [20, 20, 10] and [row["step"] for row in history] == [20, 40, 50]
+    assert [row["number"] for row in history] == [19.1, 39.1, 49.1] and history[0]["three"] == 3
+    assert all(row["double"] == row["loss"] + 1e-12 for row in history)
+
+
+def test_a_loss_that_is_not_finite_between_two_looks_names_its_step():
+    def loss(net, step):
+        return net(DATA).pow(2).mean() * (float("inf") if step == 7 else 1), {}
+
+    with pytest.raises(training.Diverged, match="at step 7; last good checkpoint: none yet"):
+        fit(model(), loss, Recipe(steps=50), device="cpu")
+
+
+def test_seconds_are_the_least_of_three_after_one(monkeypatch):
+    clock = iter([0, 9, 9, 12, 12, 14, 14, 18])  # 9 s, not counted, then 3, 2 and 4
+    monkeypatch.setattr(training, "settled", lambda _: next(clock))
+    assert training.seconds(lambda: None, training.place("cpu")) == 2
+
+
+def test_the_peak_of_memory_is_that_since_the_reset():
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux knows it")
+    cpu = training.place("cpu")
+    training.peak_memory(cpu, reset=True)
+    before = training.peak_memory(cpu)["host_mb"]
+    block = torch.ones(64, 2**20 // 4)  # 64 MB
+    assert training.peak_memory(cpu)["host_mb"] - before > 0.8 * block.numel() * 4 / 2**20
+
+
 def test_watching_does_not_disturb():
     recipe = Recipe(steps=30)
     alone, watched = model(), model()
@@ -215,7 +255,9 @@ def test_a_batch_of_one_is_refused_where_it_has_no_statistics():
         Recipe(steps=-1)
 
 
-@pytest.mark.parametrize(("device", "message"), [("cuda", "no GPU"), ("gpu", "auto, cpu or cuda")])
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda", "no GPU"), ("gpu", "auto, cpu or cuda"), ("mps", "'mps'; choose")]
+)
 def test_a_device_that_is_not_there_is_an_error(device, message):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -5,6 +5,7 @@ challenges/movi/movi_a.py) without TensorFlow, and the stand-in under data/movi_
 Introduced in notebooks/ex_dino1.ipynb; materials in notebooks/backbone_comparison.ipynb.
 """
 
+import copy
 import hashlib
 import operator
 from collections.abc import Iterable
@@ -99,7 +100,17 @@ class MoviDataset(Dataset):
             raise DataError(f"{faults[0]} (fault 1 of {len(faults)}); {remedy(self.shards)}")
         if not self._places:
             raise DataError(f"{self.shards[0].parent}: split {split!r} has no readable record; {remedy(self.shards)}")
+        self._stamp()
+
+    def _stamp(self) -> None:
         self.fingerprint = hashlib.sha256(repr([place[3:] for place in self._places]).encode()).hexdigest()[:12]
+
+    def only(self, scenes: slice) -> "MoviDataset":
+        """The same with some of the scenes, and a fingerprint of its own."""
+        part = copy.copy(self)
+        part._places = self._places[scenes]
+        part._stamp()
+        return part
 
     def __len__(self) -> int:
         return len(self._places)

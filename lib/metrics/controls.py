@@ -29,7 +29,7 @@ def kmeans_rgb(images: Tensor, clusters: int, seed: int = 0) -> Tensor:
     """
     labels = []
     for image in finite("images", images):
-        pixels = image.flatten(1).T.double().numpy()
+        pixels = image.flatten(1).T.double().cpu().numpy()
         k = min(clusters, len(np.unique(pixels, axis=0)))
         with threadpool_limits(1):  # so few points: threads would only wait for each other
             found = KMeans(k, n_init=3, random_state=seed).fit_predict(pixels)

@@ -25,13 +25,13 @@ KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "mask_entropy", "acti
 
 
 def finite(name: str, values: ArrayLike) -> Tensor:
-    """Masks, slots or images as a tensor on the CPU in single precision or better, without gradients.
+    """Masks, slots or images as a tensor where they are, in single precision or better, without gradients.
 
     Raises:
         ValueError: a value is not finite.
     """
     values = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
-    values = values.detach().cpu()
+    values = values.detach()
     if not (ok := torch.isfinite(values)).all():
         raise ValueError(f"{name}: {int((~ok).sum())} of {ok.numel()} values are not finite; did training diverge?")
     return values if values.dtype == torch.float64 else values.float()
@@ -99,7 +99,7 @@ def mean_pairwise_cosine(vectors: Tensor) -> float:
     if len(vectors) < 2:
         return float("nan")
     unit = torch.nn.functional.normalize(finite("vectors", vectors).double(), dim=1)
-    return float((unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)].mean())
+    return float((unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool, device=unit.device)].mean())
 
 
 def mask_similarity(masks: Tensor) -> float:
@@ -134,7 +134,7 @@ def mask_stability(first: Tensor, second: Tensor, matched: bool = True) -> float
         raise ValueError(f"masks differ in shape: {tuple(first.shape)} and {tuple(second.shape)}")
     pair = (finite("first", first), finite("second", second))
     a, b = (torch.nn.functional.normalize(m.flatten(1).double(), dim=1) for m in pair)
-    cosine = (a @ b.T).numpy()
+    cosine = (a @ b.T).cpu().numpy()
     pairs = linear_sum_assignment(-cosine) if matched else (range(len(a)), range(len(a)))
     return float(cosine[pairs].mean())
 
@@ -166,7 +166,7 @@ def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
         masks = masks.transpose(1, 2)  # [B, K, T, H, W]
     rows = []
     for ids, soft in zip(truth, masks, strict=True):
-        hard = soft.argmax(0).numpy()
+        hard = soft.argmax(0).cpu().numpy()
         agreement = [measure(ids, hard) for measure in (fg_ari, ari, mbo, miou)]
         rows.append([*agreement, mask_similarity(soft), mask_entropy(soft), active_slots(soft)])
     prefix = "video_" if video else ""

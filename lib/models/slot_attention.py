@@ -76,7 +76,8 @@ class SlotAttention(nn.Module):
         mean = self.init_mean.expand(batch, self.num_slots, -1)
         if self.init == "learned":
             return mean
-        return mean + self.init_log_sigma.exp() * torch.randn_like(mean)
+        noise = torch.randn(mean.shape, dtype=mean.dtype)  # drawn on the CPU: the same on every device
+        return mean + self.init_log_sigma.exp() * noise.to(mean.device)
 
     def forward(
         self,
@@ -125,7 +126,8 @@ class SlotAttention(nn.Module):
             if self.to_place is not None:
                 frames = measure_frames(weights, positions)
             updates = torch.einsum("bkn,bnd->bkd", weights, v)
-            slots = self.gru(updates.flatten(0, 1), slots.flatten(0, 1)).view_as(slots)
+            with torch.autocast("cuda", enabled=False):  # CUDA's alone would bring slots to half precision
+                slots = self.gru(*(x.flatten(0, 1).to(self.gru.bias_ih.dtype) for x in (updates, slots))).view_as(slots)
             slots = slots + self.mlp(slots)
         return Grouping(slots, attention, frames)
 

@@ -5,6 +5,7 @@ Introduced in notebooks/ex_comparison.ipynb.
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import combinations
@@ -28,7 +29,7 @@ from lib.models.pixel_autoencoder import PATCH, SIZE, Convolutions, Painter
 from lib.studies.objects import experiment
 from lib.studies.objects.final import control_masks
 from lib.studies.pixels import jitter, linear_temperature
-from lib.training import Fitted, Recipe, Run, State, indices, load_or_train
+from lib.training import Fitted, Recipe, Run, State, indices, load_or_train, place, settled
 
 #: What is done to an image, uint8 `[3, H, W]`; "jitter" is the original's, and draws.
 TRANSFORMS = {
@@ -38,6 +39,7 @@ TRANSFORMS = {
     "contrast": lambda x: F.adjust_contrast(F.adjust_brightness(x, 0.6), 1.5),
 }
 SLOTS, GRID = 5, SIZE // PATCH  # of the controls and of every model; tokens a side
+WARM = 2  # steps before a step is timed
 SHOWN = 0  # the held-out scene whose masks are kept in every row
 #: Of the measures that are not a share.
 UNITS = {"boundary_sharpness": " (1/px of 224)", "boundary_contrast": " (ratio)"}
@@ -83,18 +85,22 @@ class Patches:
     """Images where a model expects tokens: `batch` gives `[B, N, 192]`, the colours of the 8 x 8 px of each patch.
 
     Raises:
-        ValueError: the frames of `video` `[S, T, H, W, 3]` are not square.
+        ValueError: the images are not square.
     """
 
-    def __init__(self, video: np.ndarray):
-        if video.shape[2] != video.shape[3]:
-            raise ValueError(f"frames of {video.shape[2]} x {video.shape[3]} px; crop or pad them to squares")
-        colours = torch.from_numpy(video).flatten(0, 1).permute(0, 3, 1, 2)
-        self._images = torch.cat([interpolate(c, (SIZE, SIZE), mode="bicubic") for c in colours.split(64)])
-        self.std, self.mean = (v.repeat_interleave(PATCH**2) for v in torch.std_mean(colours / 255, (0, 2, 3)))
+    def __init__(self, data: Split, device: torch.device):
+        scenes, _, height, width = data.shape
+        if height != width:
+            raise ValueError(f"frames of {height} x {width} px; crop or pad them to squares")
+        self._data, self._device, count = data, device, data.count * height * width
+        each = (torch.from_numpy(data.scene(s).video).flatten(0, 2).double() / 255 for s in range(scenes))
+        total, squares = torch.stack([torch.stack([c.sum(0), c.square().sum(0)]) for c in each]).sum(0)
+        std = ((squares - total.square() / count) / (count - 1)).sqrt()
+        self.mean, self.std = (v.float().repeat_interleave(PATCH**2) for v in (total / count, std))
 
-    def batch(self, index: Tensor | slice) -> Tensor:
-        return pixel_unshuffle(self._images[index] / 255, PATCH).flatten(2).transpose(1, 2)
+    def batch(self, index: Tensor | np.ndarray) -> Tensor:
+        images = interpolate(self._data.frames(index), (SIZE, SIZE), mode="bicubic").to(self._device)
+        return pixel_unshuffle(images / 255, PATCH).flatten(2).transpose(1, 2)
 
 
 def build(config: Config, dim: int) -> Dinosaur:
@@ -134,13 +140,17 @@ class ComparisonStudy:
     @cached_property
     def train(self) -> Split:
         varied = Varied(self.root, "train", slice(None, None, self.train_every), ("identity", "jitter"))
-        return Split(varied, backbones.load(self.backbone, strides=self.strides), SIZE, GRID)
+        return Split(varied, self._network, SIZE, GRID)
 
     @cached_property
     def test(self) -> Split:
         """Scene s in version v has the number s x V + v."""
         varied = Varied(self.root, self.held_out, slice(0, 1), tuple(TRANSFORMS))
-        return Split(varied, backbones.load(self.backbone, strides=self.strides), SIZE, GRID)
+        return Split(varied, self._network, SIZE, GRID)
+
+    @cached_property
+    def _network(self) -> backbones.Backbone:
+        return backbones.load(self.backbone, strides=self.strides).to(place(self.device))
 
     @property
     def data(self) -> str:
@@ -150,7 +160,7 @@ class ComparisonStudy:
 
     @cached_property
     def _patches(self) -> tuple[Patches, Patches]:
-        return Patches(self.train.video), Patches(self.test.video)
+        return tuple(Patches(split, place(self.device)) for split in (self.train, self.test))
 
     def seen(self, config: Config) -> tuple[Features, Features] | tuple[Patches, Patches]:
         """What a configuration reads, of training and of held-out images."""
@@ -166,12 +176,20 @@ class ComparisonStudy:
             return Run(model.eval(), {}, {})
         about = {"model": asdict(config), "tokens": self.train.about, "images": self.train.count}
         name = f"ex_comparison-{name}-{steps}-{seed}"
-        return load_or_train(name, untrained, train, recipe, about, self.train.fingerprint)
+        return load_or_train(name, untrained, train, recipe, about, self.train.fingerprint, self.device)
 
-    def _fit(self, config: Config, recipe: Recipe, model: Dinosaur, state: State | None = None) -> Fitted:
+    def _fit(
+        self,
+        config: Config,
+        recipe: Recipe,
+        model: Dinosaur,
+        state: State | None = None,
+        begin: Callable[[int], None] = lambda step: None,
+    ) -> Fitted:
         data = self.seen(config)[0]
 
         def batch(step: int) -> Tensor:
+            begin(step)
             if config.cooled:
                 model.attention_temperature = model.mask_temperature = linear_temperature(step, recipe.steps)
             return data.batch(indices(recipe, step, self.train.count))
@@ -181,16 +199,22 @@ class ComparisonStudy:
         )
 
     def costs(self, configs: dict[str, Config], steps: int, device: str) -> dict[str, float]:
-        """What a training step costs on a `device`, in units of the cheapest: core seconds, or seconds of a GPU."""
-        on_gpu, seconds = device != "cpu" and torch.cuda.is_available(), {}
-        now = time.perf_counter if on_gpu else time.process_time
+        """What a training step costs on a `device`, in units of the cheapest: core seconds, or seconds of a GPU.
+
+        The least of three times that so many steps take, each after `WARM` steps that are not counted.
+        """
+        where, seconds = place(device), {}
+        now = partial(settled, where, time.process_time if where.type == "cpu" else time.perf_counter)
         for name, config in configs.items():
-            times, _ = [], self.seen(config)  # prepared once
-            for count in (2, 2 + steps):  # the difference leaves out what happens once
-                model, begun = build(config, self.train.dim), now()
-                self._fit(config, Recipe(count, self.batch, precision=self.precision), model)
-                times.append(now() - begun)
-            seconds[name] = times[1] - times[0]
+            times = []
+            for _ in range(3):
+                begun, recipe = {}, Recipe(WARM + steps, self.batch, precision=self.precision)
+                model = build(config, self.train.dim)
+                self._fit(config, recipe, model, begin=lambda step, begun=begun: begun.setdefault(step, now()))
+                times.append(now() - begun[WARM])
+            seconds[name] = min(times)
+        if min(seconds.values()) <= 0:
+            raise RuntimeError(f"{steps} steps took {seconds} s, too short to be measured; raise cost_steps")
         return {name: round(value / min(seconds.values()), 2) for name, value in seconds.items()}
 
     def measure(self, name: str, config: Config, seed: int, steps: int) -> dict:
@@ -211,9 +235,10 @@ class ComparisonStudy:
         parts, data = [], self.seen(config)[1]
         for version in range(len(TRANSFORMS)):
             torch.manual_seed(0 if shared else version)
-            found = model(data.batch(slice(version, None, len(TRANSFORMS))).to(model.mean.device))
-            masks = found.attention if config.kind == "attention" else found.masks
-            parts.append((masks.float().cpu(), found.slots.float().cpu()))
+            images = np.arange(version, self.test.count, len(TRANSFORMS))
+            found = [model(data.batch(images[i : i + 32])) for i in range(0, len(images), 32)]
+            masks = [f.attention if config.kind == "attention" else f.masks for f in found]
+            parts.append((torch.cat(masks).float().cpu(), torch.cat([f.slots for f in found]).float().cpu()))
         return aligned(torch.stack([masks for masks, _ in parts], 1)), parts[0][1]
 
     def control(self, name: str, seed: int) -> dict:
@@ -234,7 +259,7 @@ def aligned(masks: Tensor) -> Tensor:
 
 def score(masks: Tensor, data: Split) -> dict[str, float]:
     """Measures of masks `[n, V, K, N]` of the images as they are; see `boundary` for the last two."""
-    truth = data.images()[1][:: len(TRANSFORMS)]
+    truth = data.ids(slice(None, None, len(TRANSFORMS)))
     row = experiment.scores(on_image(masks[:, 0], tuple(truth.shape[-2:])), truth)
     edges = [boundary(*pair) for pair in zip(truth, on_image(masks[:, 0], (SIZE, SIZE)), strict=True)]
     at, elsewhere = np.nanmean(edges, 0).tolist()
@@ -258,7 +283,7 @@ def boundary(truth: Tensor, masks: Tensor, width: float = 3.0) -> tuple[float, f
     near = distance_transform_edt(~edge) <= width
     if near.all() or not edge.any():
         return float("nan"), float("nan")
-    change = torch.stack(torch.gradient(masks.double(), dim=(1, 2))).square().sum(0).sqrt().sum(0).numpy() / 2
+    change = torch.stack(torch.gradient(masks.double(), dim=(1, 2))).square().sum(0).sqrt().sum(0).cpu().numpy() / 2
     return float(change[near].mean()), float(change[~near].mean())
 
 

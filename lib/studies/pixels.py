@@ -93,7 +93,7 @@ def training_step(model: nn.Module, step: int, images: Tensor, config: Config, r
         batch = torch.stack([change(image) for image in batch])  # each image its own draw
     out = model(batch, linear_temperature(step, recipe.steps, *config.temperature))
     loss = (out.reconstruction - batch).pow(2).mean()
-    return loss, {"mask_certainty": float(out.masks.detach().amax(1).mean())}
+    return loss, {"mask_certainty": out.masks.detach().amax(1).mean()}
 
 
 def train(
@@ -131,7 +131,7 @@ def train(
         loss = partial(training_step, images=known, config=config, recipe=recipe)
         return fit(model, loss, recipe, state=state, device=device, watch=watch, watch_every=watch_every, label=name)
 
-    return load_or_train(name, lambda: network(config, size), fit_it, recipe, about, data)
+    return load_or_train(name, lambda: network(config, size), fit_it, recipe, about, data, device)
 
 
 @torch.no_grad()
@@ -198,5 +198,5 @@ def match(masks: Tensor, reference: Tensor) -> Tensor:
 
     For looking only: no measure is taken on masks reordered here.
     """
-    alike = reference.flatten(1).double() @ masks.flatten(1).double().T
+    alike = reference.flatten(1).double().cpu() @ masks.flatten(1).double().cpu().T
     return masks[torch.as_tensor(linear_sum_assignment(alike.numpy(), maximize=True)[1])]

@@ -53,6 +53,13 @@ def test_images_of_a_batch_do_not_see_each_other(module, inputs, start):
     assert torch.equal(slots[0], changed_slots[0]) and not torch.equal(slots[1], changed_slots[1])
 
 
+def test_slots_keep_their_precision_under_autocast(inputs):
+    torch.manual_seed(0)
+    single = SlotAttention(input_dim=6, slot_dim=8, num_slots=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert single(inputs.float()).slots.dtype == torch.float32
+
+
 def test_gradients(module, inputs, start):
     module.iterations = 2
     check = (inputs[:1, :4].requires_grad_(), start[:1].requires_grad_())

@@ -1,5 +1,6 @@
 """Versions of pictures, pixels in the place of tokens, and measures between versions, on cases with a known answer."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,11 +64,20 @@ def test_a_scene_is_jittered_alike_each_time_and_leaves_the_generator_alone(movi
     assert data.fingerprint != Varied(movi, "validation", slice(0, 1), ("identity",)).fingerprint
 
 
+def shown(video):
+    """What `Patches` needs of a split."""
+    frames = torch.from_numpy(video).flatten(0, 1).permute(0, 3, 1, 2)
+    scenes = [SimpleNamespace(video=v) for v in video]
+    return SimpleNamespace(
+        shape=video.shape[:-1], count=len(frames), scene=scenes.__getitem__, frames=frames.__getitem__
+    )
+
+
 def test_patches_are_the_pictures_and_know_their_colours():
     video = np.zeros((1, 2, SIZE, SIZE, 3), np.uint8)
     video[..., 0], video[0, 1, ..., 2] = 51, 255  # red 0.2 everywhere, blue 0 and 1
     video[0, 0, 8:16, 16:24, 1] = 255  # one green patch: row 1, column 2
-    patches = Patches(video)
+    patches = Patches(shown(video), torch.device("cpu"))
     found = patches.batch(torch.tensor([0]))
     assert found.shape == (1, GRID**2, 3 * PATCH**2)
     green = found[0, :, PATCH**2 : 2 * PATCH**2].mean(1)
@@ -77,7 +87,7 @@ def test_patches_are_the_pictures_and_know_their_colours():
     torch.testing.assert_close(blue, torch.full_like(blue, 0.5))
     torch.testing.assert_close(patches.std.view(3, -1)[2].mean(), torch.tensor(0.5), atol=1e-3, rtol=0)
     with pytest.raises(ValueError, match="frames of 32 x 64 px"):
-        Patches(np.zeros((1, 2, 32, 64, 3), np.uint8))
+        Patches(shown(np.zeros((1, 2, 32, 64, 3), np.uint8)), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -150,7 +160,7 @@ def study():
     truth = torch.zeros(8, 32, 32, dtype=torch.long)
     truth[:, 8:16, 8:16] = 1
     data = SimpleNamespace(
-        features=features, dim=4, about={"grid": GRID}, count=8, fingerprint="f", images=lambda: (None, truth)
+        features=features, dim=4, about={"grid": GRID}, count=8, fingerprint="f", ids=truth.__getitem__
     )
     found = ComparisonStudy(batch=2, precision="32-true", device="cpu")
     vars(found).update(train=data, test=data)
@@ -165,6 +175,25 @@ def test_one_noise_for_all_versions_makes_the_index_mean_something(study):
     own, shared = (study.masks(features, model, shared=s)[0][:, alike] for s in (False, True))
     assert comparison.stability(shared)["mask_stability_indexed"] == pytest.approx(1, abs=1e-5)
     assert comparison.stability(own)["mask_stability_indexed"] < 0.999
+
+
+def test_what_a_step_costs_leaves_out_what_happens_once(study, monkeypatch):
+    """However long a training takes to start, and whatever the first steps cost."""
+    clock = {"now": 0.0}
+
+    def fit(self, config, recipe, model, state=None, begin=None):
+        clock["now"] += 1000
+        for step in range(recipe.steps):
+            begin(step)
+            clock["now"] += (100 if step < comparison.WARM else 1) * config.lr
+
+    monkeypatch.setattr(ComparisonStudy, "_fit", fit)
+    monkeypatch.setattr(comparison, "settled", lambda device, timer: clock["now"])
+    both = {"slow": replace(CONFIGS["features"], lr=3.0), "fast": replace(CONFIGS["features"], lr=1.0)}
+    assert study.costs(both, 5, "cpu") == {"slow": 3.0, "fast": 1.0}
+    monkeypatch.setattr(comparison, "settled", lambda device, timer: 0.0)
+    with pytest.raises(RuntimeError, match="5 steps took .* too short to be measured; raise cost_steps"):
+        study.costs(both, 5, "cpu")
 
 
 def test_a_trained_model_is_loaded_again_and_measured(study, tmp_path, monkeypatch):

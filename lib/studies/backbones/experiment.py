@@ -4,7 +4,6 @@ Introduced in notebooks/backbone_comparison.ipynb.
 """
 
 import json
-import timeit
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from lib import features
-from lib.data.movi import MoviDataset
 from lib.features import Split
 from lib.masks import guided
 from lib.metrics.objects import fg_ari
@@ -27,7 +25,7 @@ from lib.studies.backbones.faults import Across
 from lib.studies.backbones.tables import pack
 from lib.studies.objects import experiment as objects_experiment
 from lib.studies.objects.final import ObjectStudy, control_masks
-from lib.training import Recipe, Run
+from lib.training import Recipe, Run, place, seconds
 
 GRID = 16  # tokens a side
 #: Faults of the original study that are in the backbone; written after its name and a comma.
@@ -35,8 +33,8 @@ FAULTS = ("attention across the batch", "no pixel normalisation")
 
 
 @lru_cache
-def network(backbone: str) -> Backbone:
-    """A backbone by name, or one with a fault of `FAULTS`: "vit8_clip, attention across the batch".
+def network(backbone: str, device: str = "cpu") -> Backbone:
+    """A backbone by name, or one with a fault of `FAULTS`: "vit8_clip, attention across the batch"; on the device.
 
     Raises:
         ValueError: an unknown name or fault.
@@ -55,7 +53,7 @@ def network(backbone: str) -> Backbone:
         found.std.fill_(1.0)
     # The cache of tokens knows a backbone by its name and weights.
     found.name = backbone if found.name != "pixels" else "pixels"
-    return found
+    return found.to(place(device))
 
 
 def side(network: Backbone) -> int:
@@ -66,34 +64,8 @@ def side(network: Backbone) -> int:
 @lru_cache
 def scenes(trials: ObjectStudy, backbone: str, name: str, every: int = 0) -> Split:
     """A split with the tokens of a backbone, every so many frames of a video; as `ObjectStudy.scenes` if 0."""
-    step = every or (2 if name == "train" else trials.every)
-    data = MoviDataset(trials.root, name, fields=("video", "segmentations"), frames=slice(None, None, step))
-    return Split(data, network(backbone), side(network(backbone)), GRID)
-
-
-@torch.no_grad()
-def tokens(backbone: str, images: Tensor) -> Tensor:
-    """Tokens of images `[B, 3, H, W]` in 0..1, on the study's grid: `[B, N, C]`; not kept."""
-    return features.tokens_of(network(backbone), images, side(network(backbone)), GRID)
-
-
-def costs(names: list[str], images: Tensor, rules: objects_experiment.ImageConfig) -> dict[str, dict[str, float]]:
-    """Seconds for the tokens of images and for a training step on them, as shares of the first name's in this run.
-
-    And `backbone_parameters`, millions that are frozen.
-    """
-    found = {}
-    for name in names:
-        seen = tokens(name, images)
-        model = Dinosaur(seen.shape[-1], seen.mean((0, 1)), seen.std((0, 1)))
-        timed = {
-            "time_tokens": partial(tokens, name, images),
-            "time_step": lambda m=model, seen=seen: objects_experiment.objective(m, seen, rules)[0].backward(),
-        }
-        found[name] = {key: min(timeit.repeat(what, number=1, repeat=3)) for key, what in timed.items()}
-        found[name]["backbone_parameters"] = sum(p.numel() for p in network(name).parameters()) / 1e6
-    first = dict(found[names[0]])
-    return {n: m | {k: m[k] / first[k] for k in ("time_tokens", "time_step")} for n, m in found.items()}
+    used = network(backbone, trials.device)
+    return Split(trials.movi(name, every or None), used, side(used), GRID)
 
 
 @dataclass(frozen=True)
@@ -107,6 +79,29 @@ class BackboneStudy:
 
     trials: ObjectStudy
     recipes: dict[str, dict[str, Any]]
+
+    def tokens(self, backbone: str, images: Tensor) -> Tensor:
+        """Tokens of images `[B, 3, H, W]` in 0..1, on the study's grid: `[B, N, C]`, on the device; not kept."""
+        used = network(backbone, self.trials.device)
+        return features.tokens_of(used, images.to(used.mean.device), side(used), GRID)
+
+    def costs(self, names: list[str], images: Tensor) -> dict[str, dict[str, float]]:
+        """Seconds for the tokens of images and for a training step on them, as shares of the first name's in this run.
+
+        And `backbone_parameters`, millions that are frozen.
+        """
+        found, rules = {}, objects_experiment.ImageConfig(**self.recipes["ours"]["rules"])
+        for name in names:
+            seen = self.tokens(name, images)
+            model = Dinosaur(seen.shape[-1], seen.mean((0, 1)), seen.std((0, 1))).to(seen.device)
+            timed = {
+                "time_tokens": partial(self.tokens, name, images),
+                "time_step": lambda m=model, seen=seen: objects_experiment.objective(m, seen, rules)[0].backward(),
+            }
+            found[name] = {key: seconds(what, seen.device) for key, what in timed.items()}
+            found[name]["backbone_parameters"] = sum(p.numel() for p in network(name).parameters()) / 1e6
+        first = dict(found[names[0]])
+        return {n: m | {k: m[k] / first[k] for k in ("time_tokens", "time_step")} for n, m in found.items()}
 
     def data(self, backbone: str = "pixels", **_: Any) -> str:
         """What a row of a sweep depends on beside its parameters: data and frames, tokens, batch and precision."""
@@ -151,7 +146,7 @@ class BackboneStudy:
         run, kind = self.run(backbone, seed, steps, recipe), self.recipes[recipe]["masks"]
         model = run.model
         validation, test = (scenes(self.trials, backbone, n) for n in self.trials.splits[1:])
-        pictures, truth = test.images()
+        pictures, truth = test.pictures(), test.ids()
         threshold = objects_experiment.choose_threshold(model, validation, kind)
         found = objects_experiment.stages(model, test, threshold, kind=kind)
         row = {stage: objects_experiment.scores(masks, truth) for stage, masks in found.items()}
@@ -159,7 +154,7 @@ class BackboneStudy:
         row["raw"] |= {k: float(v.mean()) for k, v in values.items()}
         row["validation_loss"] = float(watched["loss"].mean())
         train = scenes(self.trials, backbone, "train")  # every second frame of a video
-        moments = np.arange(train.count).reshape(len(train.truth), -1)[:, :: max(self.trials.every // 2, 1)]
+        moments = np.arange(train.count).reshape(train.shape[:2])[:, :: max(self.trials.every // 2, 1)]
         seen = objects_experiment.measure(model, train, moments.ravel()[: test.count], kind)
         row["train"] = {k: float(np.nanmean(v)) for k, v in seen.items()}
         columns = materials.judge(found["refined"], truth)[["best", "recall"]]
@@ -179,7 +174,7 @@ class BackboneStudy:
         And, as `probes`, the attributes read from what is under the true masks: tokens and mean colours.
         """
         test = scenes(self.trials, backbone, self.trials.held_out)
-        pictures, truth = test.images()
+        pictures, truth = test.pictures(), test.ids()
         found = {"raw": on_image(control_masks("kmeans_tokens", test, 0).flatten(2), truth.shape[-2:])}
         found["refined"] = guided(found["raw"], pictures)
         row: dict[str, Any] = {stage: objects_experiment.scores(masks, truth) for stage, masks in found.items()}
@@ -187,46 +182,53 @@ class BackboneStudy:
         inputs, tables = {"tokens": [], "colours": []}, []
         for split in ("train", self.trials.held_out):
             data, table = scenes(self.trials, backbone, split, self._every(split)), self.objects(split)
-            pictures, truth = data.images()
-            maps = data.features.batch(slice(None)).transpose(1, 2).unflatten(2, data.features.grid)
-            inputs["tokens"].append(probes.under_truth(maps, truth, table))
-            inputs["colours"].append(probes.under_truth(pictures, truth, table))
+            found = {kind: [] for kind in inputs}
+            for part in _parts(data.count):
+                truth, here = data.ids(part), table[table.image.isin(part)]
+                here = here.assign(image=here.image - part[0])
+                maps = data.features.batch(part).mT.unflatten(2, data.features.grid)
+                found["tokens"].append(probes.under_truth(maps.cpu(), truth, here))
+                found["colours"].append(probes.under_truth(data.pictures(part), truth, here))
+            for kind, rows in found.items():
+                inputs[kind].append(np.concatenate(rows))
             tables.append(table)
         return row | {"probes": probes.probes(inputs, *tables)}
 
+    @torch.no_grad()
     def held(self, model: nn.Module, backbone: str, split: str) -> tuple[np.ndarray, pd.DataFrame]:
         """Slots that hold an object `[m, D]`, matched on raw masks, and the rows of `objects` of these."""
-        data = scenes(self.trials, backbone, split, self._every(split))
-        truth, table = data.images()[1], self.objects(split)
-        with torch.no_grad():
-            torch.manual_seed(0)
-            seen = model(data.features.batch(slice(None)))
-        judged = materials.judge(on_image(seen.attention, truth.shape[-2:]), truth)
-        kept = (judged.matched >= 0).to_numpy()
-        slots = seen.slots[judged.image[kept].tolist(), judged.matched[kept].tolist()]
-        return slots.double().cpu().numpy(), table[kept]
+        data, slots, kept = scenes(self.trials, backbone, split, self._every(split)), [], []
+        torch.manual_seed(0)
+        for part in _parts(data.count):
+            seen, truth = model(data.features.batch(part)), data.ids(part)
+            judged = materials.judge(on_image(seen.attention, truth.shape[-2:]), truth)
+            kept.append((judged.matched >= 0).to_numpy())
+            slots.append(seen.slots[judged.image[kept[-1]].tolist(), judged.matched[kept[-1]].tolist()].cpu())
+        return torch.cat(slots).double().numpy(), self.objects(split)[np.concatenate(kept)]
 
     @torch.no_grad()
     def by_scene(self, model: nn.Module, backbone: str, split: str) -> np.ndarray:
         """FG-ARI of a split's first 40 scenes at the moments of `held_out`, mean over a scene's images, `[scenes]`."""
-        frames = slice(None, None, self.trials.every)
-        data = MoviDataset(self.trials.root, split, fields=("video", "segmentations"), frames=frames)
         found = []
-        for scene in data[:40]:
+        for scene in self.trials.movi(split, self.trials.every)[:40]:
             torch.manual_seed(0)
-            seen = model(tokens(backbone, torch.from_numpy(scene.video).permute(0, 3, 1, 2) / 255))
+            seen = model(self.tokens(backbone, torch.from_numpy(scene.video).permute(0, 3, 1, 2) / 255))
             winners = on_image(seen.attention.float(), scene.masks.shape[-2:]).argmax(1)
             found.append(np.nanmean([fg_ari(*pair) for pair in zip(scene.masks, winners, strict=True)]))
         return np.array(found)
 
     def objects(self, split: str) -> pd.DataFrame:
         """`materials.objects_of` a split: of the images that are measured; of training scenes, every 24th frame."""
-        frames = slice(None, None, self._every(split))
-        data = MoviDataset(self.trials.root, split, fields=materials.FIELDS, frames=frames)
-        return materials.objects_of((data[i] for i in range(len(data))), frames)
+        data = self.trials.movi(split, self._every(split), materials.FIELDS)
+        return materials.objects_of((data[i] for i in range(len(data))), data.frames)
 
     def _every(self, split: str) -> int:
         return 24 if split == "train" else self.trials.every
+
+
+def _parts(count: int) -> list[np.ndarray]:
+    """Numbers of images, some at a time; slots' noise is drawn as it is for all at once."""
+    return np.array_split(np.arange(count), range(64, count, 64))
 
 
 def course(history: list[dict[str, float]]) -> list[list[float]]:

@@ -75,6 +75,7 @@ def normalisations(tokens: Tensor, mean: Tensor, std: Tensor, image: Tensor) -> 
     Args:
         tokens: `[N, C]` of the image; mean, std: of the data set, `[C]`; image: `[3, H, W]`, shown first.
     """
+    tokens, mean, std = tokens.cpu(), mean.cpu(), std.cpu()
     side, channels = int(len(tokens) ** 0.5), [int(std.argmax()), int(std.argmin())]
     columns = [normalise(tokens[None], how, mean, std)[0][:, channels].T.unflatten(1, (side, side)) for how in NORMS]
     rows = [

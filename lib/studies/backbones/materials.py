@@ -95,7 +95,7 @@ def judge(masks: Tensor, truth: Tensor) -> pd.DataFrame:
         `matched`, the slot under the best one-to-one matching, -1 where slots ran out.
     """
     rows = []
-    winners = finite("masks", masks).argmax(1).numpy()
+    winners = finite("masks", masks).argmax(1).cpu().numpy()
     for image, (hard, ids) in enumerate(zip(winners, ids_of("truth", truth), strict=True)):
         present, iou = np.unique(hard), iou_matrix(ids, hard)
         slots = np.full(len(iou), -1)

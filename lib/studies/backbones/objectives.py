@@ -96,19 +96,20 @@ class Distillation(nn.Module):
         Args:
             large: `[2 B, 3, H, W]`, all first views, then all second ones.
             small: `[V' B, 3, h, w]`.
-            masked: bool `[2 B, H / 8, W / 8]`, hidden from the student; of iBOT only.
+            masked: bool `[2 B, H / 8, W / 8]`, hidden from the student, on the CPU; of iBOT only.
             frozen: see `Head`.
         """
         head, batch = self.student["head"], len(large) // 2
-        seen = encode(self.student["vit"], large, masked, self.mask_token)
+        there = None if masked is None else masked.to(large.device)
+        seen = encode(self.student["vit"], large, there, self.mask_token)
         classes = torch.cat([seen[:, 0], encode(self.student["vit"], small)[:, 0]])
         with torch.no_grad():
             whole = encode(self.teacher["vit"], large)
             taught = self.teacher["head"](whole[:, 0])
         pair = (None, None)
         if masked is not None:
-            hidden = masked.flatten(1)
-            pair = head(seen[:, 1:][hidden], frozen), self.teacher["head"](whole[:, 1:][hidden])
+            hidden = [i.to(large.device) for i in masked.flatten(1).nonzero(as_tuple=True)]
+            pair = head(seen[:, 1:][*hidden], frozen), self.teacher["head"](whole[:, 1:][*hidden])
         student = head(classes, frozen).unflatten(0, (-1, batch))
         return Logits(student, taught.unflatten(0, (2, batch)), *pair, whole[:, 0])
 
@@ -131,7 +132,8 @@ def class_loss(student: Tensor, targets: Tensor) -> Tensor:
     """DINO's: cross-entropy of every view `[V, B, K]` with both targets `[2, B, K]`, but no view with its own."""
     log = (student / STUDENT_TEMPERATURE).log_softmax(-1)
     pairs = -torch.einsum("gbk,vbk->gv", targets, log) / student.shape[1]
-    return pairs[~torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)].mean()
+    others = [i.to(pairs.device) for i in (1 - torch.eye(*pairs.shape)).nonzero(as_tuple=True)]  # no device waits
+    return pairs[*others].mean()
 
 
 def patch_loss(student: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ def patch_loss(student: Tensor, targets: Tensor, masked: Tensor) -> Tensor:
     log = (student / STUDENT_TEMPERATURE).log_softmax(-1)
     image = masked.flatten(1).nonzero()[:, 0]  # of each masked patch
     counts = image.bincount()
-    return -((targets * log).sum(-1) / counts[image]).sum() / (counts > 0).sum()
+    return -((targets * log).sum(-1) / counts[image].to(log.device)).sum() / int((counts > 0).sum())
 
 
 class Contrast(nn.Module):

@@ -84,7 +84,7 @@ def train(objective: str, *, steps: int = 400, batch: int = 32, seed: int = 0, d
             vit.load_state_dict(model.teacher["vit"].state_dict())
         return found
 
-    return load_or_train(name, small_vit.build, fit_it, recipe, config, dataset.fingerprint)
+    return load_or_train(name, small_vit.build, fit_it, recipe, config, dataset.fingerprint, device)
 
 
 def draw(scenes: int, frames: int, recipe: Recipe, step: int) -> tuple[list[int], list[int]]:
@@ -153,7 +153,7 @@ def _images(scenes: list[Scene], chosen: list[int], frames: list[int], device: t
     return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 255
 
 
-def _distil(scenes: list[Scene], recipe: Recipe, net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+def _distil(scenes: list[Scene], recipe: Recipe, net: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
     """DINO's loss, and iBOT's where the model has a token for masked patches."""
     device, progress = net.class_centre.device, step / recipe.steps
     if step:  # the optimiser has moved the student
@@ -164,26 +164,26 @@ def _distil(scenes: list[Scene], recipe: Recipe, net: nn.Module, step: int) -> t
     small = views(small, DISTILLATION["small"], DISTILLATION["small_scale"])
     masked = None
     if net.mask_token is not None:
-        masked = blocks(len(large), DISTILLATION["large"] // small_vit.PATCH).to(device)
+        masked = blocks(len(large), DISTILLATION["large"] // small_vit.PATCH)  # on the CPU, where they are counted
     logits = net(large, small, masked, progress < DISTILLATION["frozen_prototypes"])
     temperature = DISTILLATION["teacher_temperature"]
     targets = net.targets(logits.teacher, temperature, "class_centre")
     value = class_loss(logits.student, targets)
     seen = {
-        "teacher_entropy": _entropy(targets).mean().item(),
-        "marginal_entropy": _entropy(targets.mean((0, 1))).item(),
-        "class_sd": logits.classes.std(0).mean().item(),
+        "teacher_entropy": _entropy(targets).mean(),
+        "marginal_entropy": _entropy(targets.mean((0, 1))),
+        "class_sd": logits.classes.std(0).mean(),
     }
     if masked is not None:
         patch_targets = net.targets(logits.teacher_patches, temperature, "patch_centre")
         patches = patch_loss(logits.student_patches, patch_targets, masked)
-        seen |= {"class_loss": value.item(), "patch_loss": patches.item()}
-        seen["patch_marginal_entropy"] = _entropy(patch_targets.mean(0)).item()
+        seen |= {"class_loss": value, "patch_loss": patches}
+        seen["patch_marginal_entropy"] = _entropy(patch_targets.mean(0))
         value = value + patches
     return value, seen
 
 
-def _contrast(scenes: list[Scene], recipe: Recipe, net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+def _contrast(scenes: list[Scene], recipe: Recipe, net: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
     """CLIP's loss."""
     device = net.scale.device
     chosen, frames = draw(len(scenes), len(scenes[0].video), recipe, step)
@@ -191,7 +191,7 @@ def _contrast(scenes: list[Scene], recipe: Recipe, net: nn.Module, step: int) ->
     captions = word_ids([caption(scenes[s], t) for s, t in zip(chosen, frames, strict=True)]).to(device)
     image, text, scale = net(images, captions)
     right = (image @ text.T).argmax(1) == torch.arange(len(image), device=device)
-    return ClipLoss()(image, text, scale), {"accuracy": right.float().mean().item(), "scale": scale.item()}
+    return ClipLoss()(image, text, scale), {"accuracy": right.float().mean(), "scale": scale}
 
 
 def _entropy(probabilities: Tensor) -> Tensor:

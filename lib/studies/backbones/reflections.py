@@ -40,7 +40,7 @@ def reflections(masks: Tensor, truth: Tensor, pictures: Tensor) -> pd.DataFrame:
     rows = []
     masks, pictures = finite("masks", masks), finite("pictures", pictures)
     for image, (soft, ids, picture) in enumerate(zip(masks, ids_of("truth", truth), pictures, strict=True)):
-        soft, rgb = soft.flatten(1).double().numpy(), picture.flatten(1).double().numpy()  # [K, P], [3, P]
+        soft, rgb = (x.flatten(1).double().cpu().numpy() for x in (soft, picture))  # [K, P], [3, P]
         ids, winners = ids.ravel().astype(int), soft.argmax(0)  # [P]
         overlap = np.zeros((len(soft), ids.max() + 1))
         np.add.at(overlap, (winners, ids), 1)

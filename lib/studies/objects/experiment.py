@@ -4,9 +4,9 @@ Shared by ex_dino1 to ex_dino4, ex_comparison and backbone_comparison, so that a
 checkpoint loaded in another.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -81,7 +81,9 @@ def train(
         return fitted(model, state, batch, data.features, config, recipe, device=device, label=name, **how)
 
     about = {"rules": asdict(config), "network": made, "tokens": data.about, "images": data.count, "watched": watched}
-    return load_or_train(name, lambda: network(data.dim, **config.model), fit_it, recipe, about, data.fingerprint)
+    return load_or_train(
+        name, lambda: network(data.dim, **config.model), fit_it, recipe, about, data.fingerprint, device
+    )
 
 
 def fitted(
@@ -105,13 +107,13 @@ def fitted(
         image_model.mean.copy_(normalised.mean)
         image_model.std.copy_(normalised.std)
 
-    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         return objective(net, batch(step).to(image_model.mean.device), config)
 
     return fit(model, loss, recipe, state=state, **how)
 
 
-def objective(net: nn.Module, tokens: Tensor, config: TrainConfig) -> tuple[Tensor, dict[str, float]]:
+def objective(net: nn.Module, tokens: Tensor, config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of tokens `[B, N, C]`, or of clips of them `[B, T, N, C]`, and what to log.
 
     The positions to decode come from torch's generator.
@@ -129,10 +131,10 @@ def objective(net: nn.Module, tokens: Tensor, config: TrainConfig) -> tuple[Tens
         value = value + config.area * (found.masks.mean(-1) + 1e-6).sqrt().sum(-1).mean()
     if config.diversity:
         value = value + config.diversity * cosine(found.slots.float().flatten(0, -3)).mean()
-    logged = {"error": error.item(), "mask_certainty": found.masks.detach().amax(-2).mean().item()}
+    logged = {"error": error, "mask_certainty": found.masks.detach().amax(-2).mean()}
     if tokens.ndim == 4 and config.contrast:
         contrast = slot_contrast(found.slots.float())
-        value, logged["contrast"] = value + config.contrast * contrast, contrast.item()
+        value, logged["contrast"] = value + config.contrast * contrast, contrast
     return value, logged
 
 
@@ -160,85 +162,111 @@ def masks_of(
         kind: "attention", Slot Attention's own masks, or "decoder", the mixing weights.
         seed: of the slots' starting noise, so that the same call gives the same masks.
     """
-    masks, _, _, values = _see(model, data, images, kind, seed)
-    return masks, values
+    parts = [(found.masks.cpu(), values) for _, found, values in _see(model, data, images, kind, seed)]
+    return torch.cat([masks for masks, _ in parts]), joined([values for _, values in parts])
 
 
 def measure(
     model: nn.Module, data: Split, images: np.ndarray | None = None, kind: str = "attention", seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """`objects.evaluate` at the images' resolution, and `loss`, `slot_diversity` and `logit_sd`: `[n]` each."""
-    _, truth = data.images()
-    images = np.arange(len(truth)) if images is None else images
-    masks, values = masks_of(model, data, images, kind, seed)
-    return objects.evaluate(truth[images], on_image(masks, truth.shape[-2:])) | values
+    """`objects.evaluate` at the images' resolution, and `loss`, `slot_diversity` and `logit_sd`: `[n]` each.
+
+    One pass, some images at a time; of all images if None.
+    """
+    rows = []
+    for part, found, values in _see(model, data, images, kind, seed):
+        rows.append(objects.evaluate(data.ids(part), on_image(found.masks, data.shape[2:])) | values)
+    return joined(rows)
+
+
+def joined(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Values of some images after each other."""
+    return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
 
 #: What `choose_threshold` tries; 0 merges nothing.
 THRESHOLDS = (0.0, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 
 
-@torch.no_grad()
 def stages(
     model: nn.Module, data: Split, threshold: float, images: np.ndarray | None = None, kind: str = "attention"
 ) -> dict[str, Tensor]:
     """Masks on the images `[n, K, H, W]`: "raw", "merged" (slots that are alike), and "refined": those at image edges.
 
-    The threshold of `merge` is `choose_threshold`'s, from another split.
+    The threshold of `merge` is `choose_threshold`'s, from another split. They stay in memory: for the images that are
+    drawn, and for those of held-out scenes.
     """
-    pixels, truth = data.images()
-    images = np.arange(len(truth)) if images is None else images
-    masks, slots, frames, _ = _see(model, data, images, kind)
-    size = tuple(truth.shape[-2:])
-    merged = merge(masks, slots, frames, threshold)
-    return {
-        "raw": on_image(masks, size),
-        "merged": on_image(merged, size),
-        "refined": guided(merged, pixels[images]),
-    }
+    parts = [masks for _, masks in _stages(model, data, threshold, images, kind)]
+    return {stage: torch.cat([masks[stage].cpu() for masks in parts]) for stage in parts[0]}
 
 
-@torch.no_grad()
 def choose_threshold(model: nn.Module, data: Split, kind: str = "attention") -> float:
     """The threshold of `merge` with the largest sum of FG-ARI and mBO on a split that no table reports."""
-    _, truth = data.images()
-    masks, slots, frames, _ = _see(model, data, np.arange(len(truth)), kind)
-    scores = {}
-    for threshold in THRESHOLDS:
-        merged = on_image(merge(masks, slots, frames, threshold), tuple(truth.shape[-2:]))
-        pairs = list(zip(truth.numpy(), merged.argmax(1).numpy(), strict=True))
-        scores[threshold] = sum(np.nanmean([f(*pair) for pair in pairs]) for f in (objects.fg_ari, objects.mbo))
-    return max(scores, key=scores.get)
+    scores: dict[float, list[list[float]]] = {threshold: [] for threshold in THRESHOLDS}
+    for part, found, _ in _see(model, data, None, kind):
+        truth = data.ids(part).numpy()
+        for threshold, rows in scores.items():
+            merged = on_image(merge(found.masks, found.slots, found.frames, threshold), data.shape[2:])
+            pairs = zip(truth, merged.argmax(1).cpu().numpy(), strict=True)
+            rows += [[objects.fg_ari(*pair), objects.mbo(*pair)] for pair in pairs]
+    return max(scores, key=lambda threshold: np.nanmean(scores[threshold], 0).sum())
+
+
+class _Seen(NamedTuple):
+    masks: Tensor  # [n, K, N]
+    slots: Tensor  # [n, K, D]
+    frames: Tensor | None  # [n, K, 3]
 
 
 @torch.no_grad()
-def _see(model: nn.Module, data: Split, images: np.ndarray, kind: str, seed: int = 0) -> tuple:
-    """Masks `[n, K, N]`, slots `[n, K, D]`, frames `[n, K, 3]` or None, and values `[n]` of the images."""
+def _see(
+    model: nn.Module, data: Split, images: np.ndarray | None, kind: str, seed: int = 0
+) -> Iterator[tuple[np.ndarray, _Seen, dict[str, np.ndarray]]]:
+    """Some images at a time: their numbers, what the model makes of them, on its device, and values `[n]`."""
     torch.manual_seed(seed)
-    device = next(model.parameters()).device
-    parts, values = [], {"loss": [], "slot_diversity": [], "logit_sd": []}
+    images = np.arange(data.count) if images is None else np.asarray(images)
     for part in np.array_split(images, max(1, len(images) // 16)):
-        tokens = data.features.batch(part).to(device)
+        tokens = data.features.batch(part)
         found = model(tokens)
-        parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.frames))
-        values["loss"].append((found.reconstruction.float() - model.target(tokens)).square().mean((1, 2)))
-        values["slot_diversity"].append(cosine(found.slots.float()))
         # Up to what all slots share, the logarithm of a mask is its logit.
-        values["logit_sd"].append(found.masks.float().clamp(min=1e-12).log().std(1).mean(-1))
-    masks, slots, frames = (None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
-    return masks, slots, frames, {k: torch.cat(v).cpu().numpy() for k, v in values.items()}
+        values = {
+            "loss": (found.reconstruction.float() - model.target(tokens)).square().mean((1, 2)),
+            "slot_diversity": cosine(found.slots.float()),
+            "logit_sd": found.masks.float().clamp(min=1e-12).log().std(1).mean(-1),
+        }
+        masks = found.attention if kind == "attention" else found.masks
+        frames = None if found.frames is None else found.frames.float()
+        seen = _Seen(masks.float(), found.slots.float(), frames)
+        yield part, seen, {k: v.cpu().numpy() for k, v in values.items()}
+
+
+def _stages(
+    model: nn.Module, data: Split, threshold: float, images: np.ndarray | None, kind: str
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Some images at a time: their numbers, and their masks at each of the `stages`, on the model's device."""
+    for part, found, _ in _see(model, data, images, kind):
+        merged, size = merge(found.masks, found.slots, found.frames, threshold), data.shape[2:]
+        refined = guided(merged, data.pictures(part))
+        yield part, {"raw": on_image(found.masks, size), "merged": on_image(merged, size), "refined": refined}
 
 
 def report(
     model: nn.Module, validation: Split, test: Split, kind: str = "attention"
 ) -> dict[str, dict[str, float] | float]:
     """Means over the images of `test` of every measure at each of the `stages`, and the "threshold" from validation."""
-    threshold = choose_threshold(model, validation, kind)
-    truth = test.images()[1]
-    found = {s: scores(masks, truth) for s, masks in stages(model, test, threshold, kind=kind).items()}
-    return found | {"threshold": threshold}
+    threshold, rows = choose_threshold(model, validation, kind), {}
+    for part, masks in _stages(model, test, threshold, None, kind):
+        truth = test.ids(part)
+        for stage, soft in masks.items():
+            rows.setdefault(stage, []).append(objects.evaluate(truth, soft))
+    return {stage: means(joined(each)) for stage, each in rows.items()} | {"threshold": threshold}
 
 
 def scores(masks: Tensor, truth: Tensor) -> dict[str, float]:
     """`objects.evaluate`, mean over images that have something to measure."""
-    return {k: float(np.nanmean(v)) for k, v in objects.evaluate(truth, masks).items()}
+    return means(objects.evaluate(truth, masks))
+
+
+def means(values: dict[str, np.ndarray]) -> dict[str, float]:
+    """Means over images that have something to measure."""
+    return {k: float(np.nanmean(v)) for k, v in values.items()}

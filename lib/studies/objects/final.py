@@ -1,11 +1,14 @@
 """What the trainings of ex_dino1 to ex_dino4 share: their data, and what they are held against."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
@@ -14,9 +17,13 @@ from lib.data.movi import MoviDataset
 from lib.features import Split
 from lib.metrics import controls
 from lib.models import backbones
+from lib.models.backbones import Backbone
 from lib.models.video import VideoModel
 from lib.studies.objects import experiment, tracking
-from lib.training import Recipe, Run
+from lib.training import Recipe, Run, place
+
+#: Where no split is left to choose thresholds on: so many last scenes of training, which are not trained on then.
+HELD_BACK, BACK = "train, held back", 64
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class ObjectStudy:
         batch: images a step.
         precision, device: see `training`.
         held_out: the split that tables report. Real MOVi-A has no "test"; with "validation" the thresholds of
-            `merge` are chosen on training scenes.
+            `merge` are chosen on `BACK` training scenes that are held back.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -45,17 +52,30 @@ class ObjectStudy:
     @property
     def splits(self) -> tuple[str, str, str]:
         """Where models are trained, thresholds chosen, and tables measured."""
-        return "train", "validation" if self.held_out == "test" else "train", self.held_out
+        return "train", "validation" if self.held_out == "test" else HELD_BACK, self.held_out
 
     def data(self, **_: Any) -> str:
         """What a row of a sweep depends on beside its parameters: data and frames, tokens, batch and precision."""
         return described(self)
 
-    def scenes(self, name: str, grid: int = 32, every: int | None = None) -> Split:
-        """A split with its tokens on `grid` x `grid`, of every so many frames."""
+    def movi(
+        self, name: str, every: int | None = None, fields: Iterable[str] = ("video", "segmentations")
+    ) -> MoviDataset:
+        """A split of `splits`, of every so many frames."""
         frames = slice(None, None, every or (2 if name == "train" else self.every))
-        dataset = MoviDataset(self.root, name, fields=("video", "segmentations"), frames=frames)
-        return Split(dataset, backbones.load(self.backbone, strides=self.strides), self.image_px, grid)
+        dataset = MoviDataset(self.root, name.removesuffix(", held back"), fields, frames)
+        if dataset.split != "train" or self.held_out == "test":
+            return dataset
+        kept = max(len(dataset) - BACK, len(dataset) // 2)
+        return dataset.only(slice(kept) if name == "train" else slice(kept, None))
+
+    def network(self) -> Backbone:
+        """The backbone, on the device."""
+        return backbones.load(self.backbone, strides=self.strides).to(place(self.device))
+
+    def scenes(self, name: str, grid: int = 32, every: int | None = None) -> Split:
+        """A split of `splits` with its tokens on `grid` x `grid`, of every so many frames."""
+        return Split(self.movi(name, every), self.network(), self.image_px, grid)
 
     def image_model(
         self,
@@ -112,25 +132,19 @@ def control_masks(
     Raises:
         ValueError: another name.
     """
-    images, truth = split.images()
-    if name == "blocks":
-        return controls.blocks(len(truth), grid or truth.shape[-1], side)
-    if name == "kmeans_rgb":
-        return controls.kmeans_rgb(adaptive_avg_pool2d(images, grid) if grid else images, clusters, seed)
-    if name == "kmeans_tokens":
-        tokens = (split.features.batch(slice(None)) - split.features.mean) / split.features.std
-        return controls.kmeans_rgb(tokens.mT.unflatten(2, split.features.grid), clusters, seed)
-    if name == "oracle_grid":
-        return adaptive_avg_pool2d(one_hot(truth).movedim(-1, 1).float(), split.features.grid)
-    raise ValueError(f"control is {name!r}; choose blocks, kmeans_rgb, kmeans_tokens or oracle_grid")
+    ids = 1 + max(int(split.scene(s).masks.max()) for s in range(split.shape[0])) if name == "oracle_grid" else 0
 
+    def masks(part: np.ndarray) -> Tensor:
+        if name == "blocks":
+            return controls.blocks(len(part), grid or split.shape[-1], side)
+        if name == "kmeans_rgb":
+            images = split.pictures(part)
+            return controls.kmeans_rgb(adaptive_avg_pool2d(images, grid) if grid else images, clusters, seed)
+        if name == "kmeans_tokens":
+            tokens = (split.features.batch(part) - split.features.mean) / split.features.std
+            return controls.kmeans_rgb(tokens.mT.unflatten(2, split.features.grid), clusters, seed)
+        if name == "oracle_grid":
+            return adaptive_avg_pool2d(one_hot(split.ids(part), ids).movedim(-1, 1).float(), split.features.grid)
+        raise ValueError(f"control is {name!r}; choose blocks, kmeans_rgb, kmeans_tokens or oracle_grid")
 
-def peak_mb(reset: bool = False) -> float:
-    """Peak resident memory of this process since the last reset, mapped token files included; NaN but on Linux."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    except OSError:
-        return float("nan")
+    return torch.cat([masks(part) for part in np.array_split(np.arange(split.count), -(-split.count // 16))])

@@ -9,7 +9,6 @@ from lib import features, plots
 from lib.data.movi import SIZES, MoviDataset
 from lib.masks import guided, merge
 from lib.metrics import objects
-from lib.models import backbones
 from lib.models.video import VideoModel
 from lib.studies.objects.final import ObjectStudy
 
@@ -59,7 +58,10 @@ def runs_of(
             name = f"tokens_{p['grid']}"
             alike = [r for r in small if all(r["params"][k] == p[k] for k in ("sweep", "seed"))]
             least = min(alike, key=lambda r: r["params"]["grid"])["metrics"]
-            cost = {key: m[what] / least[what] for key, what in (("time", "seconds"), ("memory", "peak_mb"))}
+            cost = {
+                key: (m[what] or np.nan) / (least[what] or np.nan)
+                for key, what in (("time", "seconds"), ("memory", "peak_mb"))
+            }
         runs.append({"config": name, "seed": p["seed"], "metrics": m["refined"] | cost})
     return runs
 
@@ -81,7 +83,7 @@ def bleeding(truth: torch.Tensor, masks: torch.Tensor) -> dict[int, float]:
     flat, shares = objects.finite("masks", masks).flatten(1).double(), {}
     ids = objects.ids_of("ground truth", truth).ravel()
     for i in np.unique(ids[ids > 0]).tolist():
-        inside = flat[:, torch.from_numpy(ids == i)].sum(1)
+        inside = flat[:, torch.as_tensor(ids == i, device=flat.device)].sum(1)
         slot = int(inside.argmax())
         shares[i] = float(1 - inside[slot] / flat[slot].sum().clamp(min=1e-12))
     return shares
@@ -137,8 +139,8 @@ def drawn(study: ObjectStudy, model: VideoModel, threshold: float, scene: int) -
     """
     found = MoviDataset(study.root, study.held_out, fields=("video", "segmentations"))[scene]
     frames = torch.from_numpy(found.video).permute(0, 3, 1, 2) / 255
-    backbone = backbones.load(study.backbone, strides=study.strides)
+    network = study.network()
     torch.manual_seed(0)
-    seen = model(features.tokens_of(backbone, frames, study.image_px, 32)[None])
+    seen = model(features.tokens_of(network, frames.to(network.mean.device), study.image_px, 32)[None])
     merged = merge(seen.attention, seen.slots, seen.places, threshold)[0]
-    return frames, torch.from_numpy(found.masks), guided(merged, frames)
+    return frames, torch.from_numpy(found.masks), guided(merged, frames).cpu()

@@ -62,34 +62,32 @@ def train(
         return VideoModel(image, **config.video)
 
     def fit_it(model: nn.Module, state: State) -> Fitted:
-        tokens = data.features.tokens
-        starts = tokens.shape[1] - config.clip + 1
+        scenes, frames = data.features.tokens.shape[:2]
+        starts = frames - config.clip + 1
         if starts < 1:
-            raise ValueError(f"{name}: videos have {tokens.shape[1]} frames, clips {config.clip}; take shorter clips")
+            raise ValueError(f"{name}: videos have {frames} frames, clips {config.clip}; take shorter clips")
 
         def batch(step: int) -> Tensor:
-            first, scene = np.divmod(indices(recipe, step, len(tokens) * starts).numpy(), len(tokens))
-            clips = np.stack([tokens[s, f : f + config.clip] for s, f in zip(scene, first, strict=True)])
-            return torch.from_numpy(clips.astype(np.float32))
+            first, scene = np.divmod(indices(recipe, step, scenes * starts).numpy(), scenes)
+            return data.features.clips(scene, first, config.clip)
 
         normalised = data.features if start is None else None
         return fitted(model, state, batch, normalised, config, recipe, device=device, label=name)
 
-    return load_or_train(name, build, fit_it, recipe, about, data.fingerprint)
+    return load_or_train(name, build, fit_it, recipe, about, data.fingerprint, device)
 
 
 @torch.no_grad()
 def track(
     model: VideoModel, data: Split, scenes: np.ndarray, seed: int = 0, kind: str = "attention"
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Masks `[S, T, K, N]`, slots `[S, T, K, D]` and places `[S, T, K, 3]` or None of whole videos."""
+    """Masks `[S, T, K, N]`, slots `[S, T, K, D]` and places `[S, T, K, 3]` or None of whole videos, on the device."""
     torch.manual_seed(seed)
-    device = next(model.parameters()).device
     parts = []
     for part in np.array_split(scenes, max(1, len(scenes) // 4)):
-        found = model(data.features.clips(part).to(device))
+        found = model(data.features.clips(part))
         parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.places))
-    return tuple(None if p[0] is None else torch.cat(p).float().cpu() for p in zip(*parts, strict=True))
+    return tuple(None if p[0] is None else torch.cat(p).float() for p in zip(*parts, strict=True))
 
 
 def max_activation(masks: Tensor) -> np.ndarray:
@@ -98,7 +96,7 @@ def max_activation(masks: Tensor) -> np.ndarray:
     Args:
         masks: `[T, K, ...]`. Uniform masks score 1 / K, the value of full collapse.
     """
-    return objects.finite("masks", masks).double().flatten(2).amax(-1).mean(1).numpy()
+    return objects.finite("masks", masks).double().flatten(2).amax(-1).mean(1).cpu().numpy()
 
 
 def slot_similarity(slots: Tensor) -> np.ndarray:
@@ -131,8 +129,8 @@ def measure(
     for i, s in enumerate(scenes):
         here = None if places is None else places[i : i + 1]
         merged = merge(masks[i : i + 1], slots[i : i + 1], here, threshold)[0]
-        full = guided(merged, _images(data, s)) if refined else on_image(merged, data.truth.shape[-2:])
-        row, each = of_winners(full.argmax(1).numpy(), data.truth[s])
+        full = guided(merged, _images(data, s)) if refined else on_image(merged, data.shape[2:])
+        row, each = of_winners(full.argmax(1).cpu().numpy(), data.scene(s).masks)
         rows.append(row | {"mask_similarity": float(np.mean([objects.mask_similarity(m) for m in masks[i]]))})
         values = {"max_activation": max_activation(masks[i]), "fg_ari": np.array(each["fg_ari"])}
         frames.append(values | {"slot_similarity": slot_similarity(slots[i])})
@@ -149,7 +147,7 @@ def report(model: VideoModel, validation: Split, test: Split) -> dict[str, Any]:
 
     The threshold of `merge` has the largest sum of video FG-ARI and mBO on a quarter of the validation videos.
     """
-    few, every = np.arange(0, len(validation.truth), 4), np.arange(len(test.truth))
+    few, every = np.arange(0, validation.shape[0], 4), np.arange(test.shape[0])
     found, tried = track(model, validation, few), {}
     for threshold in THRESHOLDS:
         means, _ = measure(found, validation, few, threshold=threshold)
@@ -183,7 +181,7 @@ def static(data: Split, scenes: np.ndarray, control: str) -> dict[str, float]:
         control: "blocks", a 3 x 3 grid that is held for the whole video, or "kmeans_rgb", nine clusters of the colours
             of all frames together, averaged to 32 x 32 places, one start.
     """
-    size, rows = tuple(data.truth.shape[-2:]), []
+    size, rows = data.shape[2:], []
     for s in scenes:
         frames = _images(data, s)
         if control == "blocks":
@@ -192,13 +190,13 @@ def static(data: Split, scenes: np.ndarray, control: str) -> dict[str, float]:
             small = adaptive_avg_pool2d(frames, 32).transpose(0, 1).flatten(1, 2)  # frames below each other
             masks = controls.kmeans_rgb(small[None], 9)[0].unflatten(1, (len(frames), 32)).transpose(0, 1)
             masks = on_image(masks.flatten(2), size)
-        rows.append(of_winners(masks.argmax(1).numpy(), data.truth[s])[0])
+        rows.append(of_winners(masks.argmax(1).numpy(), data.scene(s).masks)[0])
     return {k: float(np.nanmean([r[k] for r in rows])) for k in rows[0]}
 
 
 def _images(data: Split, scene: int) -> Tensor:
     """The frames of a video, `[T, 3, H, W]` in 0..1."""
-    return torch.from_numpy(data.video[scene]).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(data.scene(scene).video).permute(0, 3, 1, 2).float() / 255
 
 
 _EACH = {"fg_ari": objects.fg_ari, "ari": objects.ari, "mbo": objects.mbo}

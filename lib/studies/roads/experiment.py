@@ -260,7 +260,7 @@ class RoadStudy:
             return fitted
 
         data = self.split("train").data.fingerprint
-        return load_or_train(name, lambda: Segmenter(network, KNOWN), train, recipe, config, data)
+        return load_or_train(name, lambda: Segmenter(network, KNOWN), train, recipe, config, data, self.device)
 
 
 def resampled(found: NDArray[np.int64], batch: int = 0) -> str:

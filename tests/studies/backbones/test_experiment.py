@@ -11,7 +11,6 @@ from lib.models.dinosaur import Dinosaur
 from lib.studies.backbones import experiment
 from lib.studies.backbones.faults import Projected
 from lib.studies.objects import experiment as objects_experiment
-from lib.studies.objects.experiment import ImageConfig
 from lib.studies.objects.final import ObjectStudy
 
 
@@ -76,7 +75,8 @@ def test_the_loss_of_a_checkpoint_is_that_of_the_steps_before_it():
 
 
 def test_costs_are_shares_of_the_first(pictures):
-    found = experiment.costs(["vit8_random", "pixels"], pictures, ImageConfig())
+    study = experiment.BackboneStudy(ObjectStudy(device="cpu"), {"ours": {"rules": {}}})
+    found = study.costs(["vit8_random", "pixels"], pictures)
     assert found["vit8_random"]["time_tokens"] == found["vit8_random"]["time_step"] == 1
     assert found["pixels"]["backbone_parameters"] == 0 < found["vit8_random"]["backbone_parameters"] < 1
 
@@ -110,7 +110,7 @@ def test_slots_belong_to_their_objects(monkeypatch):
     table = pd.DataFrame({"image": [0, 0, 0, 1], "id": [1, 2, 3, 5]})
     attention = torch.tensor([[[1, 0, 0, 0], [0, 1, 1, 1]], [[0, 0, 1, 1], [1, 1, 0, 0]]]).float()  # [n, K, N]
     slots = torch.arange(8.0).view(2, 2, 2)
-    data = SimpleNamespace(images=lambda: (None, truth), features=SimpleNamespace(batch=lambda _: None))
+    data = SimpleNamespace(count=2, ids=lambda _: truth, features=SimpleNamespace(batch=lambda _: None))
     monkeypatch.setattr(experiment, "scenes", lambda *_: data)
     monkeypatch.setattr(experiment, "on_image", lambda masks, size: masks.view(2, 2, 1, 4))
     study = experiment.BackboneStudy(ObjectStudy(), {})

@@ -7,6 +7,7 @@ from lib.studies.backbones import experiment
 from lib.studies.backbones.faults import Projected
 from lib.studies.objects import experiment as objects_experiment
 from lib.studies.objects.experiment import ImageConfig
+from lib.studies.objects.final import ObjectStudy
 
 
 @pytest.fixture(scope="module")
@@ -14,11 +15,15 @@ def pictures():
     return torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
 
 
+def tokens(name, images):
+    return experiment.BackboneStudy(ObjectStudy(device="cpu"), {}).tokens(name, images)
+
+
 def changed(name, pictures):
     """Which tokens of both images change when a patch of the first is edited."""
     edited = pictures.clone()
     edited[0, :, 64:72, 64:72] = 1 - edited[0, :, 64:72, 64:72]
-    return (experiment.tokens(name, edited) - experiment.tokens(name, pictures)).abs().amax(-1) > 1e-5
+    return (tokens(name, edited) - tokens(name, pictures)).abs().amax(-1) > 1e-5
 
 
 def test_attention_across_the_batch_hears_the_neighbour_and_not_the_image(pictures):

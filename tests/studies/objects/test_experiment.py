@@ -93,7 +93,7 @@ def test_a_random_half_of_the_positions_is_an_unbiased_loss(data):
 
     def error(sample, seed):
         torch.manual_seed(seed)
-        return experiment.objective(net, tokens, ImageConfig(sample=sample, area=0.0))[1]["error"]
+        return experiment.objective(net, tokens, ImageConfig(sample=sample, area=0.0))[1]["error"].item()
 
     with torch.no_grad():
         some = [error(32, seed) for seed in range(100)]

@@ -82,7 +82,7 @@ def test_a_random_half_of_the_positions_is_an_unbiased_loss(scenes):
         slots = net.image_model.attention.initial_slots
         net.image_model.attention.initial_slots = lambda batch: torch.ones(batch, 3, 8) * torch.arange(3)[:, None]
         try:
-            return experiment.objective(net, clips, ClipConfig(sample=sample, area=0.0))[1]["error"]
+            return experiment.objective(net, clips, ClipConfig(sample=sample, area=0.0))[1]["error"].item()
         finally:
             net.image_model.attention.initial_slots = slots
 
