@@ -73,7 +73,7 @@ def train(
         return pool(tokens, data.features.grid[0] // 2) if step < config.coarse * recipe.steps else tokens
 
     def watch(net: nn.Module, step: int) -> dict[str, float | Tensor]:
-        seen = measure(net, held_out, images=np.arange(32))
+        seen = measure(net, held_out, images=np.arange(min(32, held_out.count)))
         return {k: float(np.nanmean(v)) for k, v in seen.items() if k in KEYS}
 
     def fit_it(model: nn.Module, state: State) -> Fitted:

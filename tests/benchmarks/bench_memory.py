@@ -1,0 +1,82 @@
+"""Peak memory of the passes over a split at the size of the real MOVi-A; run by hand: 9,703 scenes take minutes.
+
+    python tests/benchmarks/bench_memory.py [SCENES [PASS ...]]
+
+A wrapper repeats the stand-in's scenes; what is asked for is decoded, and its tokens are read, by a small model. Tokens
+are zeros in a file without content, mapped like those of the cache; resident pages of a mapped file count, though the
+system may take them back at any time, so memory without them is said beside.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lib import features
+from lib.data.movi import MoviDataset
+from lib.features import Features, Split
+from lib.models import backbones
+from lib.models.dinosaur import Dinosaur
+from lib.models.video import VideoModel
+from lib.studies import comparison
+from lib.studies.objects import experiment, tracking
+from lib.studies.objects.final import BACK, control_masks
+from lib.training import peak_memory, place
+
+SIDE, CHANNELS = 16, 40  # of the tokens
+
+
+class Repeated(MoviDataset):
+    """As many scenes as are asked for, the stand-in's over and over."""
+
+    def __init__(self, count, **options):
+        super().__init__(**options)
+        self._places = [self._places[i % len(self._places)] for i in range(count)]
+
+
+def split(count, folder, name="train", frames=slice(None, None, 2)):
+    """A split with tokens of its own."""
+    data = Repeated(count, split=name, fields=("video", "segmentations"), frames=frames)
+    made = Split(data, backbones.load("pixels"), 128, SIDE)
+    path, shape = Path(folder) / f"{name}-{count}-{made.shape[1]}.npy", (*made.shape[:2], SIDE**2, CHANNELS)
+    np.lib.format.open_memmap(path, "w+", np.float16, shape).flush()
+    tokens = np.load(path, mmap_mode="r")
+    vars(made)["features"] = Features(tokens, (SIDE, SIDE), torch.zeros(CHANNELS), torch.ones(CHANNELS), {"grid": SIDE})
+    return made
+
+
+def anonymous():
+    """MB without mapped files, now."""
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) // 1024
+
+
+def main(count, chosen):
+    torch.manual_seed(0)
+    net = Dinosaur(CHANNELS).eval()
+    with tempfile.TemporaryDirectory(dir=features.FOLDER.parent) as folder:
+        train = split(count, folder)
+        test = split(min(count, 250), folder, "validation", slice(None, None, 8))
+        back = split(min(count, BACK), folder, "train", slice(None, None, 8))
+        videos = split(min(count, 8), folder, "validation", slice(None))
+        passes = {
+            "watch 32 images of training": lambda: experiment.measure(net, train, np.arange(32)),
+            "one image of every 24th scene": lambda: experiment.measure(net, train, np.arange(0, train.count, 288)),
+            "choose_threshold": lambda: experiment.choose_threshold(net, back),
+            "report": lambda: experiment.report(net, back, test),
+            "all stages in memory": lambda: experiment.stages(net, test, 0.3),
+            "k-means of tokens": lambda: control_masks("kmeans_tokens", test, 0),
+            "videos": lambda: tracking.report(VideoModel(net).eval(), videos, videos),
+            "pixels": lambda: comparison.Patches(train, place("cpu")),
+        }
+        for name in chosen or passes:
+            peak_memory(place("cpu"), reset=True)
+            passes[name]()
+            print(
+                f"{name}: peak {peak_memory(place('cpu'))['host_mb']} MB, {anonymous()} MB of its own after", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if sys.argv[1:] else 9703, sys.argv[2:])
