@@ -36,7 +36,7 @@ class ObjectStudy:
         batch: images a step.
         precision, device: see `training`.
         held_out: the split that tables report. Real MOVi-A has no "test"; with "validation" the thresholds of
-            `merge` are chosen on `BACK` training scenes that are held back.
+            `merge` are chosen on `BACK` training scenes that are held back, or a quarter of few.
     """
 
     backbone: str = "efficientnet_lite0"
@@ -66,8 +66,8 @@ class ObjectStudy:
         dataset = MoviDataset(self.root, name.removesuffix(", held back"), fields, frames)
         if dataset.split != "train" or self.held_out == "test":
             return dataset
-        kept = max(len(dataset) - BACK, len(dataset) // 2)
-        return dataset.only(slice(kept) if name == "train" else slice(kept, None))
+        back = min(BACK, len(dataset) // 4)  # of fewer than four scenes none can be spared
+        return dataset.only(slice(len(dataset) - back) if name == "train" else slice(-back, None))
 
     def network(self) -> Backbone:
         """The backbone, on the device."""

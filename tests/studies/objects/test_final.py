@@ -45,7 +45,7 @@ def test_a_study_says_which_data_it_has_and_where_thresholds_come_from():
 def test_scenes_on_which_thresholds_are_chosen_are_not_trained_on():
     real = ObjectStudy(held_out="validation")
     whole, train, back = ObjectStudy().movi("train"), real.movi("train"), real.movi(HELD_BACK)
-    kept = max(len(whole) - BACK, len(whole) // 2)
+    kept = len(whole) - min(BACK, len(whole) // 4)
     assert (len(train), len(back)) == (kept, len(whole) - kept) and len(real.movi("validation"))
     assert [train[0].name, back[0].name] == [whole[0].name, whole[kept].name]
     assert len({x.fingerprint for x in (whole, train, back)}) == 3, "or one would be taken for the other"
