@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: results test mutants lab readme
+.PHONY: results test mutants rehearse gpu-check gpu-wheels lab readme
 .DELETE_ON_ERROR:
 
 results: .venv/ready
@@ -18,6 +18,17 @@ test: .venv/ready
 # Wrong measures and wrong models, one at a time: the replay of their notebooks must turn red.
 mutants: .venv/ready
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q -m "" tests/test_replay.py
+
+# paper on real formats, gpu on a pretend accelerator, 200 kills, full disks: all that stands between here and there.
+rehearse: .venv/ready
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q -m "" tests/rehearsal
+
+# On a machine with a GPU, with its own Python: nothing is installed. gpu-wheels fetches small packages for it.
+gpu-check:
+	$(PYTHON) tests/gpu/check.py
+
+gpu-wheels: .venv/ready
+	$(BIN)/python tests/gpu/check.py --bring runs/gpu-wheels
 
 # The numbers in README, log and notebooks, from figures/results.
 readme: .venv/ready

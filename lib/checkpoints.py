@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from lib.files import written
@@ -39,12 +39,11 @@ def save(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None
         OSError: it cannot be written; the message names the file.
     """
     header = {"revision": revision(), **header}
+    # Clones, because tied weights must not share memory there.
     separate = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    with written(path) as temporary:  # clones, because tied weights must not share memory there
-        try:
-            save_file(separate, temporary, metadata={"provenance": json.dumps(header, default=number)})
-        except SafetensorError as error:  # of a full disk
-            raise OSError(str(error)) from error
+    content = save_tensors(separate, metadata={"provenance": json.dumps(header, default=number)})
+    with written(path) as temporary:  # not save_file, which leaves files of its own behind when it is killed
+        temporary.write_bytes(content)
 
 
 def load(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -159,7 +159,6 @@ def compute(backbone: nn.Module, dataset: Any, size: int, grid: int) -> Features
     if not path.exists():  # what is finished is read without a lock: the folder may be read-only
         try:
             with files.lock(path.with_suffix(".lock"), wait=True):
-                _sweep(path)
                 if not path.exists():
                     _compute(path, backbone, dataset, size, grid)
         except OSError as error:
@@ -199,15 +198,6 @@ def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int
         std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
         # First: an array is there only with its description.
         files.write(path.with_suffix(".json"), {"shape": shape, "mean": mean.tolist(), "std": std.tolist()})
-
-
-def _sweep(path: Path) -> None:
-    """Delete what killed processes left half-written: files whose lock is free, and those of `path`, which is ours."""
-    for left in path.parent.glob(".*.tmp*"):
-        stem = left.name.split(".")[1]
-        with files.lock(path.with_name(f"{stem}.lock")) as free:
-            if free or stem == path.stem:
-                left.unlink(missing_ok=True)
 
 
 def _open(

@@ -1,7 +1,9 @@
 """Files: written whole or not at all, read with a limit, locked, and JSON from outside parsed with limits."""
 
+import glob
 import json
 import os
+import platform
 import stat
 import threading
 from collections.abc import Iterator
@@ -23,18 +25,21 @@ class DataError(ValueError):
 def written(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` to write to; it takes its place when it is whole, and is gone if it is not.
 
-    Whoever reads sees the old file or the new one, also where several processes or threads write at once.
+    Whoever reads sees the old file or the new one, also where several processes or threads write at once. What writers
+    that were killed left in the folder is deleted.
 
     Raises:
         OSError: the folder or the file cannot be written; the message names the file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    host = platform.node()
+    temporary = path.with_name(f".{path.name}.{host}-{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".*.{glob.escape(host)}-*-*.tmp"):
+            if not _lives(int(left.name.split("-")[-2])):
+                left.unlink(missing_ok=True)
         temporary.touch()
-        mode = stat.S_IMODE(temporary.stat().st_mode)  # what umask allows; safetensors puts a file of 0600 in its place
         yield temporary
-        os.chmod(temporary, mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -43,6 +48,16 @@ def written(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def write(path: Path, content: str | bytes | dict | list) -> None:

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from torch import nn
 
 from lib import ROOT, features, files
@@ -249,15 +248,6 @@ def test_without_room_on_the_disk_tokens_are_computed_when_they_are_asked_for(tm
     assert torch.equal(kept.mean, streamed.mean) and torch.equal(kept.std, streamed.std)
     wanted = [kept.batch(index), kept.clips(np.array([2, 0]), np.array([1, 0]), 2), kept.clips(slice(1, 2))]
     assert all(map(torch.equal, found, wanted))
-
-
-def test_what_killed_processes_left_is_deleted_and_what_is_being_written_stays(tmp_path):
-    dead, alive = tmp_path / ".dead-train-4-a.77.tmp.npy", tmp_path / ".alive-train-4-b.npy.tmp"
-    dead.write_bytes(b"half")
-    alive.write_bytes(b"half")
-    with FileLock(tmp_path / "alive-train-4-b.lock"):
-        compute(Patches(), Scenes(), 32, 4)
-    assert not dead.exists() and alive.exists()
 
 
 def test_a_split_decodes_what_is_asked_for_and_keeps_some_of_it(monkeypatch):

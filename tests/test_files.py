@@ -6,9 +6,8 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from lib import ROOT, files
+from lib import ROOT, checkpoints, files
 from lib.files import DataError
 
 
@@ -59,12 +58,26 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path):
 
 
 def test_a_file_has_the_mode_that_umask_allows_whoever_wrote_it(tmp_path):
-    """safetensors puts a file of its own, readable by its owner alone, in place of the one it is given."""
     before = os.umask(0o027)
     try:
-        with files.written(tmp_path / "x.safetensors") as temporary:
-            save_file({"x": torch.zeros(2)}, temporary)
+        checkpoints.save(tmp_path / "x.safetensors", {"x": torch.zeros(2)}, {})
         files.write(tmp_path / "x.txt", "text")
     finally:
         os.umask(before)
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("x.safetensors", "x.txt")] == [0o640, 0o640]
+
+
+def test_who_lives_is_not_swept_away(tmp_path):
+    """Two writers at once: the leftovers of the dead go, the file of the living stays, also that of another machine."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    path = tmp_path / "x.json"
+    with files.written(tmp_path / "y.json") as living:
+        host = living.name.removeprefix(".y.json.").rsplit("-", 2)[0]
+        dead = [tmp_path / f".{n}.{host}-{child.pid}-1.tmp" for n in ("x.json", "z.npy")]
+        elsewhere = tmp_path / f".x.json.another-{child.pid}-1.tmp"
+        for left in (*dead, elsewhere):
+            left.touch()
+        files.write(path, {})
+        assert living.exists() and elsewhere.exists() and not any(left.exists() for left in dead)
+    assert (tmp_path / "y.json").exists()

@@ -255,6 +255,16 @@ def test_a_batch_of_one_is_refused_where_it_has_no_statistics():
         Recipe(steps=-1)
 
 
+def test_an_apple_gpu_is_refused_by_name_and_never_picked(monkeypatch):
+    """Fabric's own "auto" would train there, and results would call it "cpu"."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="device is 'mps'; choose auto, cpu or cuda"):
+        fit(model(), loss_of(Recipe(steps=1)), Recipe(steps=1), device="mps")
+    net = model()
+    fit(net, loss_of(Recipe(steps=1)), Recipe(steps=1))
+    assert next(net.parameters()).device.type in ("cpu", "cuda")
+
+
 @pytest.mark.parametrize(
     ("device", "message"), [("cuda", "no GPU"), ("gpu", "auto, cpu or cuda"), ("mps", "'mps'; choose")]
 )
