@@ -324,7 +324,6 @@ UNPROVEN = {
     "sweep_ex_slot4.json": 6,
     "sweep_ex_slot5.json": 6,
     "sweep_streethazards.json": 84,
-    "sweep_streethazards_anomalies.json": 3,
 }
 
 

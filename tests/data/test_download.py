@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import json
 import os
+import platform
 import threading
 import time
 import tomllib
@@ -369,7 +370,7 @@ def test_two_downloads_at_once(get_movi, movi):
 def test_a_full_disk_names_the_file(get_movi, movi, tmp_path):
     folder = tmp_path / "real" / PREFIX.removeprefix("tfds/")
     folder.mkdir(parents=True)
-    for name in (f"{SHARDS[0]}.part", f".{CHECKSUMS}.{os.getpid()}-{threading.get_ident()}.tmp"):
+    for name in (f"{SHARDS[0]}.part", f".{CHECKSUMS}.{platform.node()}-{os.getpid()}-{threading.get_ident()}.tmp"):
         (folder / name).symlink_to("/dev/full")
         match = f"{SHARDS[0]}.part: No space left on device; what has arrived is k" if "part" in name else CHECKSUMS
         with pytest.raises((DataError, OSError), match=f"{match}.*"):

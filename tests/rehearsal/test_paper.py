@@ -32,7 +32,7 @@ READS["streethazards"] = "streethazards"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", run.ORDER)
+@pytest.mark.parametrize("name", run.series())
 def test_a_notebook(real, tmp_path, monkeypatch, capfd, name):
     """It ends, and what it writes and shows is about real data and published weights."""
     monkeypatch.setenv("SLOTS_WEIGHTS", str(real / "weights"))
@@ -68,7 +68,7 @@ def test_both_resolutions_side_by_side(real):
 @pytest.mark.parametrize("profile", run.profiles())
 def test_every_profile_can_be_planned(profile):
     """What a parameter's help says of its names is there."""
-    assert set(run.plan([], profile, {})) == set(run.ORDER)
+    assert set(run.plan([], profile, {})) == set(run.series())
 
 
 def test_paper_names_a_resolution_and_the_published_weights():
