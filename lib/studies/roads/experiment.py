@@ -22,7 +22,7 @@ from lib import ROOT, checkpoints
 from lib.data.augment import Resize, training
 from lib.data.streethazards import CLASSES, IGNORE, StreetHazards
 from lib.metrics import segmentation
-from lib.models.segmenters import LITE0, Segmenter, step_memory
+from lib.models.segmenters import LITE0, PACKAGED, Segmenter, step_memory
 from lib.training import Fitted, Recipe, Run, State, check_batch, fit, indices, load_or_train
 
 KNOWN = len(CLASSES) - 1  # classes a network has
@@ -66,7 +66,9 @@ frames = lru_cache(Frames)  # shared by all who ask
 @lru_cache
 def start_of(network: str) -> str:
     """A hash of the weights that a pretrained network starts from; of the hub's, which it may lack, their name."""
-    return checkpoints.digest(Segmenter(network, KNOWN).network.encoder.state_dict()) if network == LITE0 else "the hub"
+    return (
+        checkpoints.digest(Segmenter(network, KNOWN).network.encoder.state_dict()) if network in PACKAGED else "the hub"
+    )
 
 
 @torch.no_grad()
@@ -188,18 +190,21 @@ class RoadStudy:
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
-    def main(self, augmentation: dict[str, Any], seed: int, steps: int, lr: float, crop: Sequence[int]) -> Run:
+    def main(
+        self, augmentation: dict[str, Any], seed: int, steps: int, lr: float, crop: Sequence[int], network: str = LITE0
+    ) -> Run:
         """Load or train the model of the anomaly tables: longer, with larger windows."""
         recipe = Recipe(steps, self.batch, lr, steps // 20, "poly", precision=self.precision, seed=seed)
-        config = {"treatment": "all", **augmentation, "crop": crop, "size": self.size, "network": LITE0}
-        config["weights"] = start_of(LITE0)
+        config = {"treatment": "all", **augmentation, "crop": crop, "size": self.size, "network": network}
+        config["weights"] = start_of(network)
         loss, name = self.loss(recipe, self.transform(augmentation, crop)), f"streethazards-main-{seed}"
 
         def train(model: nn.Module, state: State) -> Fitted:
+            model.to(memory_format=torch.channels_last)  # a quarter faster on a CPU, and at least as fast on a GPU
             return fit(model, loss, recipe, state=state, device=self.device, label=name)
 
         data = self.split("train").data.fingerprint
-        return load_or_train(name, lambda: Segmenter(LITE0, KNOWN), train, recipe, config, data)
+        return load_or_train(name, lambda: Segmenter(network, KNOWN), train, recipe, config, data)
 
 
 def resampled(found: NDArray[np.int64], batch: int = 0) -> str:
