@@ -13,7 +13,7 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q tests
-	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=120 --nbval-kernel-startup-timeout=120 notebooks
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 notebooks
 
 # Wrong measures and wrong models, one at a time: the replay of their notebooks must turn red.
 mutants: .venv/ready
