@@ -8,23 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from lib import ROOT
-from lib.data.movi import MATERIALS, MoviDataset
+from lib.data.movi import MATERIALS
 from lib.metrics import objects as measures
 from lib.studies.backbones import materials
-
-FRAMES = slice(None, None, 23)  # the first and the last
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    data = MoviDataset(ROOT / "data" / "movi_a", "validation", fields=materials.FIELDS, frames=FRAMES)
-    return data[:6]
-
-
-@pytest.fixture(scope="module")
-def table(scenes):
-    return materials.objects_of(scenes, FRAMES)
 
 
 def toy(differences, seed=0, rows=3):
@@ -66,13 +52,13 @@ def test_the_rank_shifts_exactly_what_is_behind_a_hidden_object(material, data):
     assert wrong[~before].tolist() == material[hidden - 1 : -1], "each reads its predecessor's"
 
 
-def test_the_tables_mistake_is_that_of_the_rank(scenes, table):
+def test_the_tables_mistake_is_that_of_the_rank(scenes, table, frames):
     scene = scenes[1]
     masks = scene.masks.copy()
     first = scene.material[0]
     other = int(np.flatnonzero(scene.material != first)[0])  # the first of the other material
     masks[masks == 1] = 0
-    after = materials.objects_of([type(scene)(**{**vars(scene), "masks": masks})], FRAMES)
+    after = materials.objects_of([type(scene)(**{**vars(scene), "masks": masks})], frames)
     rows = after[(after["id"] == other + 1)]
     assert len(rows) and (rows.mistaken != rows.material).all()
     whole = table.groupby("image").filter(lambda rows: rows["id"].max() == len(rows))

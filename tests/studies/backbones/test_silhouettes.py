@@ -3,22 +3,7 @@
 import numpy as np
 import pytest
 
-from lib import ROOT
-from lib.data.movi import MoviDataset
 from lib.studies.backbones import materials, silhouettes
-
-FRAMES = slice(None, None, 23)  # the first and the last
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    data = MoviDataset(ROOT / "data" / "movi_a", "validation", fields=materials.FIELDS, frames=FRAMES)
-    return data[:6]
-
-
-@pytest.fixture(scope="module")
-def table(scenes):
-    return materials.objects_of(scenes, FRAMES)
 
 
 def test_hidden_is_known_where_nothing_is_in_the_way(table):
@@ -29,15 +14,15 @@ def test_hidden_is_known_where_nothing_is_in_the_way(table):
     assert table[table.distance == 1].hidden.max() > 0.3
 
 
-def test_an_object_half_covered_is_half_hidden(scenes):
+def test_an_object_half_covered_is_half_hidden(scenes, frames):
     scene = scenes[0]
-    before = materials.objects_of([scene], FRAMES)
+    before = materials.objects_of([scene], frames)
     row = before[(before.image == 0) & (before.hidden < 0.05)].sort_values("area").iloc[-1]
     masks = scene.masks.copy()
     where = np.argwhere(masks[0] == row["id"])
     gone = where[: len(where) // 2]
     masks[0][tuple(gone.T)] = 0
-    after = materials.objects_of([type(scene)(**{**vars(scene), "masks": masks})], FRAMES)
+    after = materials.objects_of([type(scene)(**{**vars(scene), "masks": masks})], frames)
     assert after[(after.image == 0) & (after["id"] == row["id"])].hidden.item() == pytest.approx(
         1 - (1 - row.hidden) * (1 - len(gone) / len(where)), abs=0.02
     )
