@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,20 +248,40 @@ def seconds(what: Callable[[], Any], device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device, reset: bool = False) -> dict[str, float]:
-    """Peaks since the last reset: `host_mb`, resident and with mapped files, on Linux alone; of a GPU `device_mb`."""
+    """Peaks since the last reset: `host_mb`, resident and with mapped files; of a GPU `device_mb`.
+
+    Without `host_mb` where the system counts no peak or does not forget it on demand, as in some containers.
+    """
     found = {}
     if device.type == "cuda":
         found["device_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
-    try:
-        status = Path("/proc/self/status").read_text()
-        found["host_mb"] = int(status.split("VmHWM:")[1].split()[0]) // 1024
+    if _peaks_are_forgotten():
+        found["host_mb"] = _peak() // 2**20
         if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
+            PEAK_RESET.write_text("5")
     return found
+
+
+PEAK_RESET = Path("/proc/self/clear_refs")
+
+
+def _peak() -> int:
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
+
+@lru_cache
+def _peaks_are_forgotten() -> bool:
+    """Tried with a block of 32 MB, because a system may take the reset and ignore it."""
+    try:
+        block = b"x" * 2**25
+        before = _peak()
+        del block
+        PEAK_RESET.write_text("5")
+        return _peak() < before - 2**24
+    except (OSError, IndexError):
+        return False
 
 
 def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def main(count, chosen):
             peak_memory(place("cpu"), reset=True)
             passes[name]()
             print(
-                f"{name}: peak {peak_memory(place('cpu'))['host_mb']} MB, {anonymous()} MB of its own after", flush=True
+                f"{name}: peak {peak_memory(place('cpu')).get('host_mb', 'unknown')} MB, {anonymous()} MB of its own after", flush=True
             )
 
 
