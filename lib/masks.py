@@ -7,6 +7,7 @@ both steps, others, which have no slots to merge, the edges. Introduced in noteb
 import numpy as np
 import torch
 from kornia.filters import guided_blur
+from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
@@ -42,10 +43,41 @@ def merge(masks: Tensor, slots: Tensor, frames: Tensor | None, threshold: float,
     merged = []
     for mask, apart in zip(masks, distances, strict=True):
         groups = clusters.fit_predict(apart) if threshold > 0 and len(apart) > 1 else np.arange(len(apart))
-        _, first, which = np.unique(groups, return_index=True, return_inverse=True)
-        target = torch.as_tensor(first[which], device=mask.device)  # all under the number of the first one
-        merged.append(torch.zeros_like(mask).index_add(1 if video else 0, target, mask))
+        merged.append(_added(mask, groups, 1 if video else 0))
     return torch.stack(merged)
+
+
+def merge_overlapping(masks: Tensor, least: float = 0.6) -> Tensor:
+    """Add up the masks of slots that look at one place: a rule that no label chose (as in SSync).
+
+    Each slot's mask is made binary at its own mean, over time too; slots whose binary masks overlap with an IoU above
+    `least`, averaged over frames, are joined, and so is what they are joined with. Made for attention before it is
+    hard: certain masks share no place.
+
+    Args:
+        masks: `[B, K, ...]`, or `[B, T, K, N]` of videos.
+
+    Returns:
+        Masks of the same shape; a slot that was joined to another is left with zeros.
+    """
+    video = masks.ndim == 4
+    flat = finite("masks", masks).flatten(3 if video else 2)
+    over = flat if video else flat[:, None]  # [B, T, K, N]
+    binary = (over > over.mean((1, 3), keepdim=True)).float()
+    shared = binary @ binary.mT
+    size = binary.sum(-1)
+    iou = (shared / (size[..., None] + size[..., None, :] - shared).clamp(min=1)).mean(1)
+    joined = []
+    for mask, near in zip(masks, (iou > least).cpu().numpy(), strict=True):
+        _, groups = connected_components(near)
+        joined.append(_added(mask, groups, 1 if video else 0))
+    return torch.stack(joined)
+
+
+def _added(mask: Tensor, groups: np.ndarray, dim: int) -> Tensor:
+    """The masks of each group added up under the number of its first slot, zeros for the others."""
+    _, first, which = np.unique(groups, return_index=True, return_inverse=True)
+    return torch.zeros_like(mask).index_add(dim, torch.as_tensor(first[which], device=mask.device), mask)
 
 
 def guided(masks: Tensor, images: Tensor, radius: int = 12, smoothness: float = 1e-3) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.masks import guided, harden, merge
+from lib.masks import guided, harden, merge, merge_overlapping
 
 torch.manual_seed(0)
 MASKS = torch.rand(2, 4, 64).softmax(1)
@@ -59,6 +59,24 @@ def test_a_video_is_merged_as_a_whole():
     slots[:, 1, 1] = slots[:, 1, 0]
     merged = merge(masks, slots, None, 0.05)
     torch.testing.assert_close(merged[:, :, 0], masks[:, :, 0] + masks[:, :, 1])
+
+
+def test_slots_that_look_at_one_place_are_joined_without_a_label():
+    masks = torch.full((1, 5, 16), 0.05)
+    masks[0, 4, 5:8] = 0.9
+    masks[0, 0, :4], masks[0, 1, :5] = 0.5, 0.4  # four of five positions shared: IoU 0.8
+    masks[0, 2, 8:12], masks[0, 3, 12:] = 0.9, 0.9
+    masks = masks / masks.sum(1, keepdim=True)
+    joined = merge_overlapping(masks)
+    assert torch.equal(joined[0, 0], masks[0, 0] + masks[0, 1]) and not joined[0, 1].any()
+    assert torch.equal(joined[0, 2:], masks[0, 2:])
+    assert torch.equal(merge_overlapping(masks, 0.81), masks)
+    # Of a video, the IoU is averaged over its frames: 0.8 and 0 are not enough.
+    apart = masks[:, [0, 3, 2, 1, 4]]
+    film = torch.stack([masks, apart], dim=1)
+    assert torch.equal(merge_overlapping(film), film)
+    both = torch.stack([masks, masks], dim=1)
+    assert torch.equal(merge_overlapping(both)[:, 0], joined)
 
 
 def test_guided_masks_take_the_pictures_edge():

@@ -21,7 +21,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor
 
-KEYS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "mask_entropy", "active_slots")
+KEYS = ("fg_ari", "ari", "mbo", "miou", "oir_50", "dof_50", "mask_similarity", "mask_entropy", "active_slots")
 
 
 def finite(name: str, values: ArrayLike) -> Tensor:
@@ -88,6 +88,27 @@ def miou(truth: ArrayLike, predicted: ArrayLike) -> float:
     """Mean IoU of objects under the best one-to-one matching; an object left over counts 0; NaN without objects."""
     iou = iou_matrix(truth, predicted)
     return float(iou[linear_sum_assignment(-iou)].sum() / len(iou)) if iou.size else float("nan")
+
+
+def oir(truth: ArrayLike, predicted: ArrayLike, least: float = 0.5) -> float:
+    """Object identification recall: the share of objects that a segment holds with IoU `least`; NaN without objects.
+
+    Named by SlotCurri (Moon et al. 2026, arXiv:2603.22758); its released code has neither this nor `dof`, so both are
+    defined here.
+    """
+    iou = iou_matrix(truth, predicted)
+    return float((iou.max(1) >= least).mean()) if iou.size else float("nan")
+
+
+def dof(truth: ArrayLike, predicted: ArrayLike, least: float = 0.5) -> float:
+    """Degree of over-fragmentation: how many segments lie in an object by `least` of their pixels, a count.
+
+    Mean over the objects in which any segment does, NaN without such; 1 is whole, 2 is cut in two. See `oir`.
+    """
+    truth, predicted = _labels(truth, predicted)
+    overlap = contingency_matrix(truth, predicted)
+    within = (overlap >= least * overlap.sum(0))[np.unique(truth) > 0].sum(1)
+    return float(within[within > 0].mean()) if within.any() else float("nan")
 
 
 def mean_pairwise_cosine(vectors: Tensor) -> float:
@@ -167,7 +188,7 @@ def evaluate(truth: Tensor, masks: Tensor) -> dict[str, NDArray[np.float64]]:
     rows = []
     for ids, soft in zip(truth, masks, strict=True):
         hard = soft.argmax(0).cpu().numpy()
-        agreement = [measure(ids, hard) for measure in (fg_ari, ari, mbo, miou)]
+        agreement = [measure(ids, hard) for measure in (fg_ari, ari, mbo, miou, oir, dof)]
         rows.append([*agreement, mask_similarity(soft), mask_entropy(soft), active_slots(soft)])
     prefix = "video_" if video else ""
     return {prefix + key: column for key, column in zip(KEYS, np.array(rows, dtype=float).T, strict=True)}

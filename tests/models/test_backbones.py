@@ -166,7 +166,7 @@ def test_frozen_whatever_is_asked():
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
-@pytest.mark.parametrize("name", ["random_vits14", "vit8_random"])
+@pytest.mark.parametrize("name", ["random_vits14", "vit8_random", "random_efficientnet_lite0"])
 def test_random_weights_are_the_same_every_time_and_leave_the_generator_alone(name):
     torch.manual_seed(5)
     expected = torch.rand(1)

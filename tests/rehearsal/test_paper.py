@@ -13,7 +13,7 @@ from lib.models import backbones
 
 #: All that makes a run short; what is not here is paper's.
 TINY = {
-    **dict.fromkeys(("steps", "photo_steps", "overfit_steps", "model_steps", "random_steps", "slots_steps"), 3),
+    **dict.fromkeys(("steps", "photo_steps", "overfit_steps", "model_steps", "slots_steps"), 3),
     **dict.fromkeys(("sides_steps", "video_steps", "clip_steps", "image_steps", "long_steps", "compared_steps"), 3),
     **dict.fromkeys(("cost_steps", "network_steps", "main_steps", "norm_steps"), 2),
     **{k: [0] for k in ("seeds", "few_seeds", "sweep_seeds", "network_seeds", "main_seeds", "optimiser_seeds")},

@@ -147,7 +147,7 @@ class BackboneStudy:
         model = run.model
         validation, test = (scenes(self.trials, backbone, n) for n in self.trials.splits[1:])
         pictures, truth = test.pictures(), test.ids()
-        threshold = objects_experiment.choose_threshold(model, validation, kind)
+        threshold = objects_experiment.choose_threshold(objects_experiment.tried(model, validation, kind))
         found = objects_experiment.stages(model, test, threshold, kind=kind)
         row = {stage: objects_experiment.scores(masks, truth) for stage, masks in found.items()}
         values, watched = (objects_experiment.masks_of(model, x, np.arange(x.count))[1] for x in (test, validation))

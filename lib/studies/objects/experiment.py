@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from lib.features import Split
-from lib.masks import guided, merge
+from lib.masks import guided, merge, merge_overlapping
 from lib.metrics import objects
 from lib.models.dinosaur import Dinosaur, on_image
 from lib.models.token_decoders import positions_of
@@ -184,14 +184,15 @@ def joined(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
 
-#: What `choose_threshold` tries; 0 merges nothing.
+#: Thresholds of `merge`; 0 merges nothing.
 THRESHOLDS = (0.0, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 
 
 def stages(
     model: nn.Module, data: Split, threshold: float, images: np.ndarray | None = None, kind: str = "attention"
 ) -> dict[str, Tensor]:
-    """Masks on the images `[n, K, H, W]`: "raw", "merged" (slots that are alike), and "refined": those at image edges.
+    """Masks on the images `[n, K, H, W]`: "raw", "label_free" (slots that look at one place), "merged"
+    (slots that are alike), and "refined": those at image edges.
 
     The threshold of `merge` is `choose_threshold`'s, from another split. They stay in memory: for the images that are
     drawn, and for those of held-out scenes.
@@ -200,8 +201,8 @@ def stages(
     return {stage: torch.cat([masks[stage].cpu() for masks in parts]) for stage in parts[0]}
 
 
-def choose_threshold(model: nn.Module, data: Split, kind: str = "attention") -> float:
-    """The threshold of `merge` with the largest sum of FG-ARI and mBO on a split that no table reports."""
+def tried(model: nn.Module, data: Split, kind: str = "attention") -> dict[float, tuple[float, float]]:
+    """FG-ARI and mBO of a split's images under each of `THRESHOLDS` of `merge`, unrefined."""
     scores: dict[float, list[list[float]]] = {threshold: [] for threshold in THRESHOLDS}
     for part, found, _ in _see(model, data, None, kind):
         truth = data.ids(part).numpy()
@@ -209,7 +210,12 @@ def choose_threshold(model: nn.Module, data: Split, kind: str = "attention") -> 
             merged = on_image(merge(found.masks, found.slots, found.frames, threshold), data.shape[2:])
             pairs = zip(truth, merged.argmax(1).cpu().numpy(), strict=True)
             rows += [[objects.fg_ari(*pair), objects.mbo(*pair)] for pair in pairs]
-    return max(scores, key=lambda threshold: np.nanmean(scores[threshold], 0).sum())
+    return {threshold: tuple(np.nanmean(rows, 0).tolist()) for threshold, rows in scores.items()}
+
+
+def choose_threshold(scores: dict[float, tuple[float, float]]) -> float:
+    """The threshold of `merge` with the largest sum of FG-ARI and mBO; the split of `tried` is one no table reports."""
+    return max(scores, key=lambda threshold: sum(scores[threshold]))
 
 
 class _Seen(NamedTuple):
@@ -246,20 +252,25 @@ def _stages(
     """Some images at a time: their numbers, and their masks at each of the `stages`, on the model's device."""
     for part, found, _ in _see(model, data, images, kind):
         merged, size = merge(found.masks, found.slots, found.frames, threshold), data.shape[2:]
-        refined = guided(merged, data.pictures(part))
-        yield part, {"raw": on_image(found.masks, size), "merged": on_image(merged, size), "refined": refined}
+        label_free, refined = merge_overlapping(found.masks), guided(merged, data.pictures(part))
+        grown = {"raw": found.masks, "label_free": label_free, "merged": merged}
+        yield part, {stage: on_image(masks, size) for stage, masks in grown.items()} | {"refined": refined}
 
 
 def report(
     model: nn.Module, validation: Split, test: Split, kind: str = "attention"
 ) -> dict[str, dict[str, float] | float]:
-    """Means over the images of `test` of every measure at each of the `stages`, and the "threshold" from validation."""
-    threshold, rows = choose_threshold(model, validation, kind), {}
+    """Means over the images of `test` of every measure at each of the `stages`; the "threshold" from validation, and
+    what was "tried" there: thresholds, FG-ARI and mBO.
+    """
+    scores, rows = tried(model, validation, kind), {}
+    threshold = choose_threshold(scores)
     for part, masks in _stages(model, test, threshold, None, kind):
         truth = test.ids(part)
         for stage, soft in masks.items():
             rows.setdefault(stage, []).append(objects.evaluate(truth, soft))
-    return {stage: means(joined(each)) for stage, each in rows.items()} | {"threshold": threshold}
+    curve = [[t, *pair] for t, pair in scores.items()]
+    return {stage: means(joined(each)) for stage, each in rows.items()} | {"threshold": threshold, "tried": curve}
 
 
 def scores(masks: Tensor, truth: Tensor) -> dict[str, float]:
@@ -268,5 +279,5 @@ def scores(masks: Tensor, truth: Tensor) -> dict[str, float]:
 
 
 def means(values: dict[str, np.ndarray]) -> dict[str, float]:
-    """Means over images that have something to measure."""
-    return {k: float(np.nanmean(v)) for k, v in values.items()}
+    """Means over images that have something to measure, NaN where none has."""
+    return {k: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for k, v in values.items()}

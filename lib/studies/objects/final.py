@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lib.features import Split
 from lib.metrics import controls
 from lib.models import backbones
 from lib.models.backbones import Backbone
+from lib.models.token_decoders import positions_of
 from lib.models.video import VideoModel
 from lib.studies.objects import experiment, tracking
 from lib.training import Recipe, Run, place
@@ -87,10 +89,15 @@ class ObjectStudy:
         warmup: int,
         lr: float = 4e-4,
         data: Split | None = None,
+        watch_every: int = 0,
     ) -> Run:
-        """Load or train an image model on `data`, the training images if None; see `experiment.train`."""
+        """Load or train an image model on `data`, the training images if None; see `experiment.train`.
+
+        Every `watch_every` steps it is measured on held-out images that no table reports; 0 is never.
+        """
         recipe = Recipe(steps, self.batch, lr, warmup, precision=self.precision, seed=seed)
-        return experiment.train(name, data or self.scenes("train"), config, recipe, device=self.device)
+        seen = {"held_out": self.scenes(self.splits[1]), "watch_every": watch_every} if watch_every else {}
+        return experiment.train(name, data or self.scenes("train"), config, recipe, device=self.device, **seen)
 
     def video_model(
         self,
@@ -120,13 +127,22 @@ def described(study: ObjectStudy) -> str:
 
 
 def control_masks(
-    name: str, split: Split, seed: int, *, side: int = 4, clusters: int = 9, grid: int | None = None
+    name: str,
+    split: Split,
+    seed: int,
+    *,
+    side: int = 4,
+    clusters: int = 9,
+    place: float = 0.0,
+    grid: int | None = None,
 ) -> Tensor:
     """Masks `[n, K, h, w]` that know nothing of objects, or, as `oracle_grid`, the ground truth on the token grid.
 
     Args:
         name: "blocks", `side` x `side`; "kmeans_rgb", clusters of colours; "kmeans_tokens", of standardised tokens; or
             "oracle_grid".
+        place: weight of column and row, in -1..1, beside the standardised tokens of "kmeans_tokens", each of which
+            counts by one over the root of their number.
         grid: side of the images that are divided; None: as they are.
 
     Raises:
@@ -142,9 +158,22 @@ def control_masks(
             return controls.kmeans_rgb(adaptive_avg_pool2d(images, grid) if grid else images, clusters, seed)
         if name == "kmeans_tokens":
             tokens = (split.features.batch(part) - split.features.mean) / split.features.std
+            if place:
+                where = place * positions_of(split.features.grid, tokens.device).expand(len(tokens), -1, -1)
+                tokens = torch.cat([tokens / tokens.shape[-1] ** 0.5, where], dim=-1)
             return controls.kmeans_rgb(tokens.mT.unflatten(2, split.features.grid), clusters, seed)
         if name == "oracle_grid":
             return adaptive_avg_pool2d(one_hot(split.ids(part), ids).movedim(-1, 1).float(), split.features.grid)
         raise ValueError(f"control is {name!r}; choose blocks, kmeans_rgb, kmeans_tokens or oracle_grid")
 
     return torch.cat([masks(part) for part in np.array_split(np.arange(split.count), -(-split.count // 16))])
+
+
+def tuned_kmeans(split: Split) -> dict[str, float]:
+    """`clusters` and `place` of `control_masks` "kmeans_tokens" with the largest sum of FG-ARI and mBO on a split."""
+    ids, found = split.ids(), {}
+    for clusters, weight in product((5, 7, 9, 11, 13), (0.0, 0.25, 0.5, 1.0)):
+        masks = control_masks("kmeans_tokens", split, 0, clusters=clusters, place=weight)
+        row = experiment.scores(masks, ids)
+        found[clusters, weight] = row["fg_ari"] + row["mbo"]
+    return dict(zip(("clusters", "place"), max(found, key=found.get), strict=True))

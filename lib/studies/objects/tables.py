@@ -19,12 +19,8 @@ def missed(truth: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     Args:
         truth: `[n, H, W]`; masks: `[n, K, H, W]`.
     """
-    found = []
-    for ids, soft in zip(objects.ids_of("ground truth", truth), objects.finite("masks", masks), strict=True):
-        areas = np.unique(ids[ids > 0], return_counts=True)[1]
-        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if len(areas) else np.zeros(0)
-        found.append(float((areas * (1 - best)).sum()))
-    return torch.tensor(found)
+    parts = (by_object(ids[None], soft[None]) for ids, soft in zip(truth, masks, strict=True))
+    return torch.tensor([float((part.area * (1 - part.best)).sum()) for part in parts])
 
 
 def runs_of(
@@ -103,6 +99,20 @@ def bleeding_by_size(truth: torch.Tensor, masks: torch.Tensor, sizes: list[np.nd
     return found
 
 
+def by_object(truth: torch.Tensor, masks: torch.Tensor) -> pd.DataFrame:
+    """One row an object in sight: its "area" in pixels, "objects" in its image, and "best", its IoU with any slot.
+
+    Args:
+        truth: `[n, H, W]`; masks: `[n, K, H, W]`.
+    """
+    rows = []
+    for ids, soft in zip(objects.ids_of("ground truth", truth), objects.finite("masks", masks), strict=True):
+        areas = np.unique(ids[ids > 0], return_counts=True)[1]
+        best = objects.iou_matrix(ids, soft.argmax(0)).max(1) if len(areas) else areas
+        rows += [(area, len(areas), iou) for area, iou in zip(areas, best, strict=True)]
+    return pd.DataFrame(rows, columns=["area", "objects", "best"])
+
+
 def by_scene(values: np.ndarray, scenes: int) -> np.ndarray:
     """Means over the images of each scene, `[scenes]`, which are not independent of each other; NaN where all are.
 
@@ -144,3 +154,48 @@ def drawn(study: ObjectStudy, model: VideoModel, threshold: float, scene: int) -
     seen = model(features.tokens_of(network, frames.to(network.mean.device), study.image_px, 32)[None])
     merged = merge(seen.attention, seen.slots, seen.places, threshold)[0]
     return frames, torch.from_numpy(found.masks), guided(merged, frames).cpu()
+
+
+def identified(truth: torch.Tensor, masks: dict[str, torch.Tensor]) -> tuple[plt.Figure, pd.DataFrame]:
+    """Best IoU of objects by their size, in thirds of their pixels in sight, and by how many are in the image.
+
+    Args:
+        truth: `[n, H, W]`; masks: of each stage, `[n, K, H, W]`.
+
+    Returns:
+        A figure of two panels, and means over objects, a row a group and a column a stage.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
+    means = {}
+    for colour, (stage, soft) in zip((4, 2, 0), masks.items(), strict=True):
+        each = by_object(truth, soft)
+        size = pd.qcut(each.area, 3, duplicates="drop").map(lambda c: f"to {c.right:.0f} px")
+        crowd = pd.cut(each.objects, [0, 4, 6, 99], labels=["1 to 4", "5 or 6", "7 or more"])
+        for axis, group in zip(axes, (size, crowd), strict=True):
+            mean = each.groupby(group, observed=True).best.mean()
+            axis.plot(mean.index.astype(str), mean, "o-", color=plots.SLOTS[colour], label=stage)
+            means.setdefault(stage, {}).update(dict(mean))
+    axes[0].set(xlabel="size of the object, in thirds", ylabel="best IoU, mean over objects", ylim=(0, 1))
+    axes[1].set(xlabel="objects in the image")
+    axes[0].legend(fontsize=8)
+    return figure, pd.DataFrame(means)
+
+
+def course(trained: list[dict], models: list[str]) -> plt.Figure:
+    """Raw masks of held-out images over the steps of `models`, and the first one's merged masks over thresholds."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    rows = {name: [r["metrics"] for r in trained if r["params"]["config"] == name] for name in models}
+    names = ("step", "fg_ari", "mbo")
+    told = {n: [[dict(zip(names, c, strict=True)) for c in m["course"]] for m in each] for n, each in rows.items()}
+    for axis, key, label in zip(axes, names[1:], ("FG-ARI, raw", "mBO, raw"), strict=False):
+        plots.curves(axis, {n: each for n, each in told.items() if each and all(each)}, key, label)
+    curve = np.mean([m["tried"] for m in rows[models[0]]], axis=0)  # thresholds, FG-ARI and mBO
+    chosen = np.mean([m["threshold"] for m in rows[models[0]]])
+    for colour, column, label in ((0, 1, "FG-ARI, merged"), (3, 2, "mBO, merged")):
+        axes[2].plot(curve[:, 0], curve[:, column], color=plots.SLOTS[colour], label=label)
+        axes[2].plot(chosen, np.interp(chosen, curve[:, 0], curve[:, column]), "o", color=plots.SLOTS[colour])
+    axes[2].set(xlabel="threshold of merging", ylim=(0, 1))
+    axes[2].grid(alpha=0.3)
+    for axis in axes[::2]:
+        axis.legend(fontsize=7)
+    return figure

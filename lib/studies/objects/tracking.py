@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -169,9 +170,25 @@ def of_winners(winners: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float]
     each = {k: [f(t, w) for t, w in zip(truth, winners, strict=True)] for k, f in _EACH.items()}
     means = {k: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for k, v in each.items()}
     row = {f"video_{k}": f(truth, winners) for k, f in _EACH.items()} | means
+    row["video_fg_ari_renamed"] = objects.fg_ari(truth, renamed(truth, winners))
     row["active_slots"] = int((np.unique(winners, return_counts=True)[1] >= 0.01 * winners.size).sum())
     row["identity_switches"] = tracking.identity_switches(truth, winners)
     return row | {"keep_length": tracking.keep_length(truth, winners)}, each
+
+
+def renamed(truth: np.ndarray, winners: np.ndarray) -> np.ndarray:
+    """Winners `[T, H, W]` under the names that an oracle gives them, frame by frame: what is left is no swap.
+
+    In each frame slots are matched to objects one to one by IoU (Hungarian); a slot without an object keeps its name.
+    """
+    names, free = np.empty(winners.shape, np.int64), int(truth.max()) + 1
+    for t, (ids, slots) in enumerate(zip(truth, winners, strict=True)):
+        present, held = np.unique(ids[ids > 0]), np.unique(slots)
+        new = dict(zip(held.tolist(), (held + free).tolist(), strict=True))
+        for i, k in zip(*linear_sum_assignment(-objects.iou_matrix(ids, slots)), strict=True):
+            new[int(held[k])] = int(present[i])
+        names[t] = np.vectorize(new.get)(slots)
+    return names
 
 
 def static(data: Split, scenes: np.ndarray, control: str) -> dict[str, float]:

@@ -132,14 +132,18 @@ def test_masks_repeat_with_their_seed_and_follow_the_order_of_images(data):
 
 def test_a_report_takes_its_threshold_from_validation_and_scores_every_stage(data, monkeypatch):
     seen = []
-    monkeypatch.setattr(experiment, "choose_threshold", lambda m, d, kind: seen.append(d) or 0.3)
+    monkeypatch.setattr(experiment, "tried", lambda m, d, kind: seen.append(d) or {0.2: (0.5, 0.4), 0.3: (0.6, 0.5)})
     validation = SimpleNamespace(name="validation")
     found = experiment.report(model(init="learned"), validation, data)
     assert seen == [validation] and found["threshold"] == 0.3
-    assert {"raw", "merged", "refined"} < found.keys() and "fg_ari" in found["raw"]
+    assert found["tried"] == [[0.2, 0.5, 0.4], [0.3, 0.6, 0.5]]
+    assert {"raw", "label_free", "merged", "refined"} < found.keys() and "fg_ari" in found["raw"]
     stages = experiment.stages(model(init="learned"), data, 0.0)
     torch.testing.assert_close(stages["raw"], stages["merged"])  # 0 merges nothing
 
 
 def test_the_threshold_is_one_that_was_tried(data):
-    assert experiment.choose_threshold(model(init="learned"), data) in experiment.THRESHOLDS
+    tried = experiment.tried(model(init="learned"), data)
+    assert tuple(tried) == experiment.THRESHOLDS and experiment.choose_threshold(tried) in tried
+    raw = experiment.measure(model(init="learned"), data)
+    assert tried[0.0] == pytest.approx([np.nanmean(raw[k]) for k in ("fg_ari", "mbo")])

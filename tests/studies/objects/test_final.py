@@ -58,3 +58,11 @@ def test_data_say_whether_they_are_the_stand_in(tmp_path):
         (tmp_path / path.name).symlink_to(path)
     assert ObjectStudy(root=tmp_path).scenes("validation").dataset_name == "movi_a"
     assert StreetHazards().name == "streethazards stand-in"
+
+
+def test_the_place_of_a_token_counts_as_much_as_is_asked(scenes):
+    apart = control_masks("kmeans_tokens", scenes, 0, clusters=4, place=100.0)
+    quarters = control_masks("blocks", scenes, 0, side=2, grid=scenes.features.grid[0])
+    overlap = (apart.flatten(2) @ quarters.flatten(2).mT).amax(-1)  # each cluster is nearly a quarter of the image
+    assert (overlap > 0.9 * apart.flatten(2).sum(-1)).all()
+    assert not torch.equal(apart, control_masks("kmeans_tokens", scenes, 0, clusters=4))

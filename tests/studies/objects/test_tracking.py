@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import results
+from lib.metrics import objects
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
 from lib.studies.objects import experiment, tracking
@@ -133,6 +134,19 @@ def test_static_controls_are_measured_as_models_are(scenes):
     both, _ = tracking.measure((masks, torch.rand(1, 6, 3, 8), None), scenes, [1])
     row, _ = tracking.of_winners(masks[0].argmax(1).view(6, 16, 16).numpy(), scenes.truth[1])
     assert {k: both[k] for k in row} == row
+
+
+def test_an_oracle_that_renames_slots_undoes_swaps_and_mends_nothing_else():
+    truth = np.zeros((2, 4, 6), int)
+    truth[:, 1:3, :2], truth[:, 1:3, 4:] = 1, 2
+    swapped = np.zeros_like(truth)
+    swapped[0], swapped[1] = np.choose(truth[0], [0, 1, 2]), np.choose(truth[1], [0, 2, 1])
+    assert objects.fg_ari(truth, swapped) < 0.1
+    assert objects.fg_ari(truth, tracking.renamed(truth, swapped)) == 1
+    one = (truth > 0).astype(int)  # a slot for both objects: no name parts them
+    assert objects.fg_ari(truth, tracking.renamed(truth, one)) == objects.fg_ari(truth, one) == 0
+    row, _ = tracking.of_winners(swapped, truth)
+    assert row["video_fg_ari_renamed"] == 1 and row["video_fg_ari"] < 0.1
 
 
 @given(st.integers(0, 1000), st.integers(2, 5))
