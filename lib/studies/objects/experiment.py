@@ -189,15 +189,20 @@ THRESHOLDS = (0.0, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 
 
 def stages(
-    model: nn.Module, data: Split, threshold: float, images: np.ndarray | None = None, kind: str = "attention"
+    model: nn.Module,
+    data: Split,
+    threshold: float,
+    images: np.ndarray | None = None,
+    kind: str = "attention",
+    radius: int = 12,
 ) -> dict[str, Tensor]:
     """Masks on the images `[n, K, H, W]`: "raw", "label_free" (slots that look at one place), "merged"
     (slots that are alike), and "refined": those at image edges.
 
-    The threshold of `merge` is `choose_threshold`'s, from another split. They stay in memory: for the images that are
-    drawn, and for those of held-out scenes.
+    The threshold of `merge` is `choose_threshold`'s, from another split; `radius` is that of `guided`, in pixels. They
+    stay in memory: for the images that are drawn, and for those of held-out scenes.
     """
-    parts = [masks for _, masks in _stages(model, data, threshold, images, kind)]
+    parts = [masks for _, masks in _stages(model, data, threshold, images, kind, radius)]
     return {stage: torch.cat([masks[stage].cpu() for masks in parts]) for stage in parts[0]}
 
 
@@ -247,25 +252,25 @@ def _see(
 
 
 def _stages(
-    model: nn.Module, data: Split, threshold: float, images: np.ndarray | None, kind: str
+    model: nn.Module, data: Split, threshold: float, images: np.ndarray | None, kind: str, radius: int
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """Some images at a time: their numbers, and their masks at each of the `stages`, on the model's device."""
     for part, found, _ in _see(model, data, images, kind):
         merged, size = merge(found.masks, found.slots, found.frames, threshold), data.shape[2:]
-        label_free, refined = merge_overlapping(found.masks), guided(merged, data.pictures(part))
+        label_free, refined = merge_overlapping(found.masks), guided(merged, data.pictures(part), radius)
         grown = {"raw": found.masks, "label_free": label_free, "merged": merged}
         yield part, {stage: on_image(masks, size) for stage, masks in grown.items()} | {"refined": refined}
 
 
 def report(
-    model: nn.Module, validation: Split, test: Split, kind: str = "attention"
+    model: nn.Module, validation: Split, test: Split, kind: str = "attention", radius: int = 12
 ) -> dict[str, dict[str, float] | float]:
     """Means over the images of `test` of every measure at each of the `stages`; the "threshold" from validation, and
-    what was "tried" there: thresholds, FG-ARI and mBO.
+    what was "tried" there: thresholds, FG-ARI and mBO. `radius` is that of `guided`, in pixels.
     """
     scores, rows = tried(model, validation, kind), {}
     threshold = choose_threshold(scores)
-    for part, masks in _stages(model, test, threshold, None, kind):
+    for part, masks in _stages(model, test, threshold, None, kind, radius):
         truth = test.ids(part)
         for stage, soft in masks.items():
             rows.setdefault(stage, []).append(objects.evaluate(truth, soft))

@@ -142,7 +142,9 @@ def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:
 
 
 @torch.no_grad()
-def drawn(study: ObjectStudy, model: VideoModel, threshold: float, scene: int) -> tuple[torch.Tensor, ...]:
+def drawn(
+    study: ObjectStudy, model: VideoModel, threshold: float, scene: int, radius: int = 12
+) -> tuple[torch.Tensor, ...]:
     """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and the masks `[T, K, H, W]` of one start, refined.
 
     Only that scene's tokens are computed.
@@ -153,7 +155,7 @@ def drawn(study: ObjectStudy, model: VideoModel, threshold: float, scene: int) -
     torch.manual_seed(0)
     seen = model(features.tokens_of(network, frames.to(network.mean.device), study.image_px, 32)[None])
     merged = merge(seen.attention, seen.slots, seen.places, threshold)[0]
-    return frames, torch.from_numpy(found.masks), guided(merged, frames).cpu()
+    return frames, torch.from_numpy(found.masks), guided(merged, frames, radius).cpu()
 
 
 def identified(truth: torch.Tensor, masks: dict[str, torch.Tensor]) -> tuple[plt.Figure, pd.DataFrame]:

@@ -111,14 +111,14 @@ def measure(
     scenes: np.ndarray,
     *,
     threshold: float = 0.0,
-    refined: bool = False,
+    refined: int = 0,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Means over videos, and means over videos in each frame.
 
     Args:
         found: what `track` returned for `scenes`.
         threshold: of `merge`, for a whole video at once; 0 merges nothing.
-        refined: redraw masks along the edges of the image (`guided`).
+        refined: redraw masks along the edges of the image, with `guided` of this radius in pixels; 0 does not.
 
     Returns:
         `{"video_fg_ari", "video_mbo", "fg_ari", "mbo", "identity_switches", "keep_length", ...}` and
@@ -130,7 +130,7 @@ def measure(
     for i, s in enumerate(scenes):
         here = None if places is None else places[i : i + 1]
         merged = merge(masks[i : i + 1], slots[i : i + 1], here, threshold)[0]
-        full = guided(merged, _images(data, s)) if refined else on_image(merged, data.shape[2:])
+        full = guided(merged, _images(data, s), refined) if refined else on_image(merged, data.shape[2:])
         row, each = of_winners(full.argmax(1).cpu().numpy(), data.scene(s).masks)
         rows.append(row | {"mask_similarity": float(np.mean([objects.mask_similarity(m) for m in masks[i]]))})
         values = {"max_activation": max_activation(masks[i]), "fg_ari": np.array(each["fg_ari"])}
@@ -143,7 +143,7 @@ def measure(
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6)
 
 
-def report(model: VideoModel, validation: Split, test: Split) -> dict[str, Any]:
+def report(model: VideoModel, validation: Split, test: Split, radius: int = 12) -> dict[str, Any]:
     """`measure` of all test videos: "raw", "merged" and "refined"; the raw ones' "frames", and the "threshold".
 
     The threshold of `merge` has the largest sum of video FG-ARI and mBO on a quarter of the validation videos.
@@ -157,7 +157,7 @@ def report(model: VideoModel, validation: Split, test: Split) -> dict[str, Any]:
     found = track(model, test, every)
     raw, frames = measure(found, test, every)
     merged, _ = measure(found, test, every, threshold=threshold)
-    refined, _ = measure(found, test, every, threshold=threshold, refined=True)
+    refined, _ = measure(found, test, every, threshold=threshold, refined=radius)
     return {"raw": raw, "merged": merged, "refined": refined, "frames": frames, "threshold": threshold}
 
 

@@ -106,7 +106,7 @@ def test_refined_masks_are_measured_along_the_edges_of_the_image(scenes):
     shifted = torch.nn.functional.one_hot(torch.as_tensor(scenes.truth[:1]).long().roll(1, -1), 2).movedim(-1, 2)
     masks = torch.nn.functional.adaptive_avg_pool2d(shifted[0].float(), 8).flatten(2)[None]
     found = (masks, torch.eye(2, 8).expand(1, 6, 2, 8), None)
-    raw, refined = (tracking.measure(found, scenes, [0], refined=r)[0] for r in (False, True))
+    raw, refined = (tracking.measure(found, scenes, [0], refined=r)[0] for r in (0, 12))
     assert refined["video_mbo"] > raw["video_mbo"] and refined["mask_similarity"] == raw["mask_similarity"]
 
 
@@ -116,10 +116,10 @@ def test_a_report_of_videos_takes_its_threshold_from_validation(scenes, monkeypa
         tracking, "measure", lambda found, data, *a, **k: seen.append((data.name, k)) or real(found, data, *a, **k)
     )
     validation, test = (SimpleNamespace(**vars(scenes), name=name) for name in ("validation", "test"))
-    found = tracking.report(model(predictor="none"), validation, test)
+    found = tracking.report(model(predictor="none"), validation, test, radius=5)
     assert [k["threshold"] for name, k in seen if name == "validation"] == list(tracking.THRESHOLDS)
     assert [k for name, k in seen if name == "test"] == [
-        {}, {"threshold": found["threshold"]}, {"threshold": found["threshold"], "refined": True}
+        {}, {"threshold": found["threshold"]}, {"threshold": found["threshold"], "refined": 5}
     ]  # fmt: skip
     assert {"raw", "merged", "refined"} < found.keys() and len(found["frames"]["fg_ari"]) == 6
 
