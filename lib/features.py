@@ -2,15 +2,19 @@
 
 Where the disk has no room for them, they are computed whenever they are asked for. The key is made of content: the
 data's fingerprint and first frames, the backbone's weights, structure and source, the libraries' versions, the sizes.
-So no setting can meet another's tokens. Introduced in notebooks/ex_dino1.ipynb.
+So no setting can meet another's tokens. One pass of a backbone serves the grids of `FROM`.
+
+Introduced in notebooks/ex_dino1.ipynb.
 """
 
 import hashlib
 import inspect
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, interpolate
 from tqdm.auto import tqdm
 
 from lib import ROOT, files
@@ -30,6 +34,7 @@ from lib.data.movi import MoviDataset, Scene
 
 FOLDER = ROOT / "cache" / "features"  # where they are kept; it may be a link to a folder with room
 BATCH = 24  # frames that a backbone sees at once
+FROM = {16: 32}  # tokens on 16 x 16 are means of those kept on 32 x 32, where the backbone's own grid is that fine
 DECODED = 256  # scenes of a split that stay in memory once they were decoded, 0.4 GB of whole videos
 
 
@@ -49,6 +54,7 @@ class Features:
     mean: Tensor  # [C], over everything in this split
     std: Tensor  # [C]
     about: dict[str, Any]  # backbone, its weights, strides, size and grid: what makes these tokens these
+    pooled: int = 1  # so many kept tokens a side are averaged when they are read
 
     def batch(self, index: Tensor | np.ndarray | slice) -> Tensor:
         """Tokens of the images `index`, counted over scenes and frames: float32 `[B, N, C]`."""
@@ -61,7 +67,8 @@ class Features:
         return self._read(scenes, np.reshape(first, (-1, 1)) + np.arange(frames if length is None else length))
 
     def _read(self, scenes: np.ndarray, frames: np.ndarray) -> Tensor:
-        return torch.as_tensor(self.tokens[scenes, frames]).to(self.mean.device).float()
+        tokens = torch.as_tensor(self.tokens[scenes, frames]).to(self.mean.device).float()
+        return tokens if self.pooled == 1 else _averaged(tokens, self.pooled)
 
 
 class Computed:
@@ -77,6 +84,30 @@ class Computed:
         videos = {s: self._dataset[s].video for s in np.unique(scenes).tolist()}
         pictures = np.stack([videos[s][t] for s, t in zip(scenes.flat, frames.flat, strict=True)])
         return _half(self._backbone, pictures, *self._sides).unflatten(0, scenes.shape)
+
+
+def ahead(batch: Callable[[int], Tensor], features: Features) -> Callable[[int], Tensor]:
+    """`batch(step)` as it is where tokens are kept; where they are computed, the next step's is made meanwhile.
+
+    In a thread: decoding and the backbone leave Python's lock to the model that trains.
+    """
+    if not isinstance(features.tokens, Computed):
+        return batch
+    worker, waiting = ThreadPoolExecutor(1), {}
+
+    def made(step: int) -> Tensor:
+        found = waiting.pop(step).result() if step in waiting else batch(step)
+        waiting[step + 1] = worker.submit(batch, step + 1)
+        return found
+
+    return made
+
+
+def _averaged(tokens: Tensor, cells: int) -> Tensor:
+    """Tokens `[..., N, C]` of a square grid, `cells` x `cells` of them averaged."""
+    side = math.isqrt(tokens.shape[-2])
+    maps = tokens.mT.unflatten(-1, (side, side)).flatten(0, -4)
+    return avg_pool2d(maps, cells).flatten(-2).mT.unflatten(0, tokens.shape[:-2])
 
 
 def _places(index: np.ndarray | Tensor | slice, scenes: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +176,9 @@ def compute(backbone: nn.Module, dataset: Any, size: int, grid: int) -> Features
         FeatureError: a cached file does not hold what its description says, or cannot be written.
         ValueError: the scenes differ in length, have no frames or are not square; tokens beyond half precision.
     """
-    about = describe(backbone, size, grid)
+    fine = size // min(getattr(backbone, "strides", None) or (size,))  # rows of the backbone's own grid
+    kept = FROM[grid] if FROM.get(grid, fine + 1) <= fine else grid
+    about = describe(backbone, size, kept)
     if not len(dataset):
         raise ValueError(f"split {dataset.split} has no scene")
     shown = hashlib.sha256(np.ascontiguousarray(dataset[0].video)).hexdigest()  # what transforms really make
@@ -153,25 +186,25 @@ def compute(backbone: nn.Module, dataset: Any, size: int, grid: int) -> Features
     parts = (*type(backbone).__mro__[:-2], tokens_of)  # without nn.Module and object; not modules, which grow
     code = [inspect.getsource(thing) for thing in parts]
     heads = [m.num_heads for m in backbone.modules() if hasattr(m, "num_heads")]
-    code += [repr(backbone), heads, version("timm"), version("torch")]  # what weights do not tell
+    code += [repr(backbone), heads, version("timm"), version("torch"), FROM]  # what weights do not tell
     key = hashlib.sha256(json.dumps([about, data, code]).encode()).hexdigest()[:16]
-    path = FOLDER / f"{backbone.name}-{dataset.split}-{grid}-{key}.npy"
+    path = FOLDER / f"{backbone.name}-{dataset.split}-{kept}-{key}.npy"
     if not path.exists():  # what is finished is read without a lock: the folder may be read-only
         try:
             with files.lock(path.with_suffix(".lock"), wait=True):
                 if not path.exists():
-                    _compute(path, backbone, dataset, size, grid)
+                    _compute(path, backbone, dataset, size, kept)
         except OSError as error:
             raise FeatureError(
                 f"{FOLDER}: tokens cannot be kept ({error}); make room, or make cache a link to a folder with room"
             ) from error
-    return _open(
-        path, about, _device(backbone), partial(Computed, backbone=backbone, dataset=dataset, size=size, grid=grid)
-    )
+    computed = partial(Computed, backbone=backbone, dataset=dataset, size=size, grid=kept)
+    return _open(path, about | {"grid": grid}, _device(backbone), computed, kept // grid)
 
 
 def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int) -> None:
-    shape, total, squares, count = None, 0.0, 0.0, 0
+    shape, total, count, squares = None, 0.0, 0, {1: 0.0}
+    squares |= {grid // coarse: 0.0 for coarse, kept in FROM.items() if kept == grid}
     with ExitStack() as stack:
         for s in tqdm(range(len(dataset)), desc=f"{backbone.name} on {dataset.split}", unit="scene", leave=False):
             tokens = _half(backbone, dataset[s].video, size, grid).cpu().numpy()
@@ -192,28 +225,30 @@ def _compute(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int
             if len(tokens) != shape[1]:
                 raise ValueError(f"scene {s} has {len(tokens)} frames, the first has {shape[1]}; choose frames")
             file.write(tokens.tobytes())
-            flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
-            total, squares, count = total + flat.sum(0), squares + (flat**2).sum(0), count + len(flat)
+            exact = torch.from_numpy(tokens).double()
+            total, count = total + exact.sum((0, 1)), count + exact.shape[0] * exact.shape[1]
+            for cells in squares:
+                squares[cells] = squares[cells] + _averaged(exact, cells).square().sum((0, 1)) * cells**2
         mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-        # First: an array is there only with its description.
-        files.write(path.with_suffix(".json"), {"shape": shape, "mean": mean.tolist(), "std": std.tolist()})
+        std = {str(n): (s / count - mean**2).clamp(min=1e-12).sqrt().tolist() for n, s in squares.items()}
+        # First: an array is there only with its description; deviations by how many tokens a side are averaged.
+        files.write(path.with_suffix(".json"), {"shape": shape, "mean": mean.tolist(), "std": std})
 
 
 def _open(
-    path: Path, about: dict[str, Any], where: torch.device, computed: Callable[[list[int]], Computed]
+    path: Path, about: dict[str, Any], where: torch.device, computed: Callable[[list[int]], Computed], pooled: int
 ) -> Features:
     try:
         note = json.loads(path.with_suffix(".json").read_text())
         tokens = np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else computed(note["shape"])
         if list(tokens.shape) != note["shape"] or tokens.dtype != np.float16:
             raise ValueError(f"{tokens.shape} {tokens.dtype} where {note['shape']} float16 is due")
-        mean, std = (torch.tensor(note[k], device=where) for k in ("mean", "std"))
+        mean, std = (torch.tensor(v, device=where) for v in (note["mean"], note["std"][str(pooled)]))
         if not mean.shape == std.shape == tokens.shape[-1:] or not (mean.isfinite() & std.isfinite()).all():
             raise ValueError("its description holds no mean and deviation of each channel")
     except Exception as error:  # whatever numpy, json and torch say to bytes that are something else
         raise FeatureError(f"{path} is damaged ({error}); delete it, and it will be computed again") from error
-    return Features(tokens, (about["grid"],) * 2, mean, std, about)
+    return Features(tokens, (about["grid"],) * 2, mean, std, about, pooled)
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -106,6 +107,26 @@ def test_grids_finer_and_coarser_than_the_backbones():
     assert tokens_of(backbone, images, 32, 8).shape == (2, 64, 5)
 
 
+@pytest.mark.parametrize("room", [10**9, 0], ids=["kept", "computed"])
+def test_one_pass_serves_two_grids(tmp_path, monkeypatch, room):
+    """Tokens on half the grid are means of those that are kept: no second file, and no second pass."""
+    monkeypatch.setattr(features, "FROM", {2: 4})
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=room))
+    backbone, scenes = Patches(), Scenes()
+    fine = compute(backbone, scenes, 32, 4)
+    calls = backbone.calls
+    coarse = compute(backbone, scenes, 32, 2)
+    assert backbone.calls == calls + (room == 0), "one scene tells the tokens' shape where none are kept"
+    assert len(list(tmp_path.glob("*.npy"))) == (room > 0)
+    assert (coarse.grid, coarse.about["grid"]) == ((2, 2), 2) and fine.grid == (4, 4)
+    wanted = fine.batch(slice(None)).view(12, 2, 2, 2, 2, 5).mean((2, 4)).view(12, 4, 5)
+    torch.testing.assert_close(coarse.batch(slice(None)), wanted)
+    torch.testing.assert_close(coarse.clips([2], 1, 2)[0], wanted[9:11])
+    torch.testing.assert_close(coarse.mean, wanted.mean((0, 1)))
+    torch.testing.assert_close(coarse.std, wanted.flatten(0, 1).std(0, correction=0))
+    assert compute(backbone, scenes, 16, 2).pooled == 1, "the backbone's own grid is 2 x 2"
+
+
 def test_damage_is_named_with_its_remedy(tmp_path):
     compute(Patches(), Scenes(), 32, 4)
     path = next(tmp_path.glob("*.npy"))
@@ -127,8 +148,8 @@ SPOILT = {
     "null": (".json", b"null"),
     "no mean": (".json", b'{"shape": [3, 4, 16, 5]}'),
     "deep": (".json", b"[" * 100_000),
-    "few channels": (".json", b'{"shape": [3, 4, 16, 5], "mean": [1, 2], "std": [1, 2]}'),
-    "not a number": (".json", b'{"shape": [3, 4, 16, 5], "mean": [NaN, 1, 1, 1, 1], "std": [1, 1, 1, 1, 1]}'),
+    "few channels": (".json", b'{"shape": [3, 4, 16, 5], "mean": [1, 2], "std": {"1": [1, 2]}}'),
+    "not a number": (".json", b'{"shape": [3, 4, 16, 5], "mean": [NaN, 1, 1, 1, 1], "std": {"1": [1, 1, 1, 1, 1]}}'),
 }
 
 
@@ -248,6 +269,24 @@ def test_without_room_on_the_disk_tokens_are_computed_when_they_are_asked_for(tm
     assert torch.equal(kept.mean, streamed.mean) and torch.equal(kept.std, streamed.std)
     wanted = [kept.batch(index), kept.clips(np.array([2, 0]), np.array([1, 0]), 2), kept.clips(slice(1, 2))]
     assert all(map(torch.equal, found, wanted))
+
+
+def test_computed_tokens_of_the_next_step_are_made_while_this_one_trains(monkeypatch):
+    kept = compute(Patches(), Scenes(), 32, 4)
+    assert features.ahead(kept.batch, kept) == kept.batch
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    streamed, asked, begun = compute(Patches(), Scenes("other"), 32, 4), [], threading.Event()
+
+    def batch(step):
+        asked.append((step, threading.current_thread() is threading.main_thread()))
+        if step == 1:
+            begun.set()
+        return streamed.batch([step])
+
+    tokens = features.ahead(batch, streamed)
+    assert torch.equal(tokens(0), streamed.batch([0])) and begun.wait(10)
+    assert torch.equal(tokens(1), streamed.batch([1])) and torch.equal(tokens(7), streamed.batch([7]))
+    assert asked[:2] == [(0, True), (1, False)] and (7, True) in asked
 
 
 def test_a_split_decodes_what_is_asked_for_and_keeps_some_of_it(monkeypatch):

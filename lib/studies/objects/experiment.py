@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from lib.features import Split
+from lib.features import Split, ahead
 from lib.masks import guided, merge, merge_overlapping
 from lib.metrics import objects
 from lib.models.dinosaur import Dinosaur, on_image
@@ -78,7 +78,8 @@ def train(
 
     def fit_it(model: nn.Module, state: State) -> Fitted:
         how = {"watch": watch, "watch_every": watch_every} if held_out and held_out.features else {}  # computed here
-        return fitted(model, state, batch, data.features, config, recipe, device=device, label=name, **how)
+        tokens = ahead(batch, data.features)
+        return fitted(model, state, tokens, data.features, config, recipe, device=device, label=name, **how)
 
     about = {"rules": asdict(config), "network": made, "tokens": data.about, "images": data.count, "watched": watched}
     return load_or_train(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from lib import checkpoints
-from lib.features import Split
+from lib.features import Split, ahead
 from lib.masks import guided, merge
 from lib.metrics import controls, objects, tracking
 from lib.models.dinosaur import Dinosaur, on_image
@@ -73,7 +73,7 @@ def train(
             return data.features.clips(scene, first, config.clip)
 
         normalised = data.features if start is None else None
-        return fitted(model, state, batch, normalised, config, recipe, device=device, label=name)
+        return fitted(model, state, ahead(batch, data.features), normalised, config, recipe, device=device, label=name)
 
     return load_or_train(name, build, fit_it, recipe, about, data.fingerprint, device)
 
