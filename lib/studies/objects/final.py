@@ -169,11 +169,12 @@ def control_masks(
     return torch.cat([masks(part) for part in np.array_split(np.arange(split.count), -(-split.count // 16))])
 
 
-def tuned_kmeans(split: Split) -> dict[str, float]:
-    """`clusters` and `place` of `control_masks` "kmeans_tokens" with the largest sum of FG-ARI and mBO on a split."""
-    ids, found = split.ids(), {}
-    for clusters, weight in product((5, 7, 9, 11, 13), (0.0, 0.25, 0.5, 1.0)):
+@lru_cache
+def tuned_kmeans(study: ObjectStudy) -> dict[str, float]:
+    """`clusters` and `place` of `control_masks` "kmeans_tokens" with the largest FG-ARI + mBO on held-out images."""
+    split, found = study.scenes(study.splits[1]), {}
+    for clusters, weight in product((7, 9, 11), (0.0, 0.25, 0.5, 1.0)):
         masks = control_masks("kmeans_tokens", split, 0, clusters=clusters, place=weight)
-        row = experiment.scores(masks, ids)
+        row = experiment.scores(masks, split.ids())
         found[clusters, weight] = row["fg_ari"] + row["mbo"]
     return dict(zip(("clusters", "place"), max(found, key=found.get), strict=True))

@@ -5,6 +5,7 @@ import torch
 
 from lib import ROOT
 from lib.data.streethazards import StreetHazards
+from lib.studies.objects import final
 from lib.studies.objects.final import BACK, HELD_BACK, ObjectStudy, control_masks
 
 
@@ -66,3 +67,19 @@ def test_the_place_of_a_token_counts_as_much_as_is_asked(scenes):
     overlap = (apart.flatten(2) @ quarters.flatten(2).mT).amax(-1)  # each cluster is nearly a quarter of the image
     assert (overlap > 0.9 * apart.flatten(2).sum(-1)).all()
     assert not torch.equal(apart, control_masks("kmeans_tokens", scenes, 0, clusters=4))
+
+
+def test_k_means_is_tuned_where_thresholds_are_chosen_and_once(scenes, monkeypatch):
+    asked = []
+
+    def masks(name, split, seed, *, clusters, place):
+        asked.append((clusters, place))
+        return control_masks("oracle_grid" if (clusters, place) == (9, 0.5) else "blocks", split, seed, side=2)
+
+    monkeypatch.setattr(final, "control_masks", masks)
+    monkeypatch.setattr(ObjectStudy, "scenes", lambda self, name: {"validation": scenes}[name])
+    final.tuned_kmeans.cache_clear()
+    assert final.tuned_kmeans(ObjectStudy()) == {"clusters": 9, "place": 0.5}
+    tried = len(asked)
+    assert final.tuned_kmeans(ObjectStudy()) and len(asked) == tried == len(set(asked))
+    final.tuned_kmeans.cache_clear()
