@@ -173,7 +173,7 @@ def control_masks(
 def tuned_kmeans(study: ObjectStudy) -> dict[str, float]:
     """`clusters` and `place` of `control_masks` "kmeans_tokens" with the largest FG-ARI + mBO on held-out images."""
     split, found = study.scenes(study.splits[1]), {}
-    for clusters, weight in product((7, 9, 11), (0.0, 0.25, 0.5, 1.0)):
+    for clusters, weight in product((7, 9, 11, 13), (0.0, 0.5, 1.0, 2.0, 4.0)):
         masks = control_masks("kmeans_tokens", split, 0, clusters=clusters, place=weight)
         row = experiment.scores(masks, split.ids())
         found[clusters, weight] = row["fg_ari"] + row["mbo"]
