@@ -140,7 +140,8 @@ def _module(name: str, found: dict[str, Any]) -> None:
     path = ROOT / name.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if name not in found and name.rpartition(".")[2] not in APART and path.is_file():
-        _add(name, path.read_text(), found)
+        source = path.read_text()  # what a package fetches when it is asked is no code that runs in it
+        _add(name, source.partition("\ndef __getattr__")[0] if path.name == "__init__.py" else source, found)
 
 
 def _add(name: str, source: str, found: dict[str, Any]) -> None:

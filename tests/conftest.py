@@ -1,12 +1,17 @@
 """What several tests share."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from lib.features import Features
+from lib import checkpoints
+from lib.features import Features, describe
+from lib.models import backbones
+from lib.models.dinosaur import Dinosaur
+from lib.models.video import VideoModel
 
 
 @pytest.fixture
@@ -31,5 +36,28 @@ def split():
             count=2 * frames, scene=lambda s: SimpleNamespace(video=video[s], masks=truth[s]),
             pictures=lambda index=slice(None): pictures[index], ids=lambda index=slice(None): ids[index].long(),
         )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Makes a checkpoint of an untrained model of colours, as `load_or_train` writes one: `tiny("x", num_slots=4)`.
+
+    With `video`, of a model that follows slots.
+    """
+
+    def make(name: str, video: bool = False, coarse: float = 0.6, **model) -> Path:
+        torch.manual_seed(0)
+        network = backbones.load("pixels", strides=(4,))
+        tokens = {"backbone": "pixels", "strides": [4], "size": 64, "grid": 16}
+        tokens["weights"] = describe(network, 64, 16)["weights"]
+        rules = {"model": model, "coarse": coarse} | ({"video": {"predictor": "none"}} if video else {})
+        image = Dinosaur(3, **model)
+        weights = (VideoModel(image, predictor="none") if video else image).state_dict()
+        config = {"rules": rules, "tokens": tokens, "recipe": {"steps": 1}}
+        path = tmp_path / f"{name}.safetensors"
+        checkpoints.save(path, {f"model.{k}": v for k, v in weights.items()}, {"config": config, "seed": 0, "data": ""})
+        return path
 
     return make

@@ -344,3 +344,10 @@ def test_committed_checkpoints_carry_their_names_hash_and_a_stamp(path):
     own = provenance.short({k: header[k] for k in ("config", "data")})[:6]
     assert path.stem.startswith("vit8_") or path.stem.endswith(f"-{own}")
     assert len(header["code"]["model"]) == 12 and header["config"]["recipe"]["seed"] == header["seed"]
+
+
+def test_what_a_package_fetches_when_it_is_asked_is_no_code_of_it():
+    """`lib.masks_of` and its like need everything; a model whose module imports `lib` runs none of it."""
+    found = {}
+    provenance._module("lib", found)
+    assert list(found) == ["lib"] and "__getattr__" in (ROOT / "lib" / "__init__.py").read_text()

@@ -1,0 +1,126 @@
+"""Your own street in one call: how little each pixel looks like what a segmenter was trained on.
+
+`lib.anomaly_of` is the function here. Introduced in notebooks/streethazards.ipynb.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torchvision import tv_tensors
+from tqdm.auto import tqdm
+
+from lib import ROOT, anomaly, checkpoints, provenance
+from lib.apply import zoo
+from lib.data.augment import Resize
+from lib.data.streethazards import CLASSES, StreetHazards
+from lib.models.segmenters import Outputs
+from lib.training import Run
+
+
+def anomaly_of(
+    source: Any, model: str | Path | Run = "streethazards", *, score: str = "heat, no spatial", device: str = "auto"
+) -> np.ndarray:
+    """How little each pixel of a street looks like what was learned: float32 `[H, W]`, of a video `[T, H, W]`.
+
+    Introduced in notebooks/streethazards.ipynb. Higher is more anomalous; a score has no unit, and its threshold is
+    chosen on images without anomalies. The statistics of the training frames are measured by the first call (half a
+    minute) and kept in cache/anomaly.
+
+    Args:
+        source: see `masks_of`. It is brought to as many pixels as the frames that the model is judged at.
+        model: a name or path for `lib.load`, or what it returned.
+        score: one of `lib.anomaly.SCORES`.
+        device: see `training.place`.
+
+    Raises:
+        zoo.Wrong: the source cannot be used, there is no such model or score, or the training frames are not those of
+            the checkpoint.
+    """
+    if score not in anomaly.SCORES:
+        raise zoo.Wrong(f"there is no score {score!r}; choose one of {', '.join(anomaly.SCORES)}")
+    images, video = zoo.pictures(source)
+    run, name = zoo.run_of(model, device, False)
+    if not zoo.is_of_streets(run):
+        raise zoo.Wrong(f"{name} names no classes of a street; take streethazards")
+    known, size, found = statistics(run), tuple(images.shape[-2:]), []
+    for image in images:
+        outputs, _ = outputs_of(run, image, judged_at(run, size))
+        values = anomaly.SCORES[score](*outputs, known).float()
+        found.append(interpolate(values[None], size, mode="bilinear", align_corners=False)[0, 0].cpu())
+    scores = torch.stack(found).numpy()
+    return scores if video else scores[0]
+
+
+def judged_at(run: Run, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width that a street is brought to: its own shape, as many pixels as the training frames have."""
+    height, width = run.header["config"]["size"]
+    scale = (height * width / (size[0] * size[1])) ** 0.5
+    return tuple(max(round(side * scale), 32) for side in size)
+
+
+@torch.no_grad()
+def outputs_of(run: Run, image: Tensor, size: tuple[int, int]) -> tuple[Outputs, Tensor]:
+    """What a segmenter says of an image `[3, H, W]` in 0..1 that is brought to `size`, and that image."""
+    pixels = Resize(size)(tv_tensors.Image((image * 255).round().byte())).as_subclass(Tensor).float() / 255
+    return run.model.outputs(pixels[None].to(zoo.device_of(run.model))), pixels
+
+
+_STATISTICS: WeakKeyDictionary[nn.Module, anomaly.Statistics] = WeakKeyDictionary()
+
+
+def statistics(run: Run, root: Path = ROOT / "data" / "streethazards") -> anomaly.Statistics:
+    """What `anomaly.fit` learns from every second training frame, and `levels` from validation; kept in cache/anomaly.
+
+    Raises:
+        zoo.Wrong: the training frames in `root` are not those that the model has learned from.
+    """
+    if run.model in _STATISTICS:
+        return _STATISTICS[run.model]
+    train, validation = (StreetHazards(root, split) for split in ("train", "validation"))
+    if train.fingerprint != run.header["data"]:
+        raise zoo.Wrong(f"{root} holds {train.fingerprint}, the model learned from {run.header['data']}; restore those")
+    weights = checkpoints.digest(run.model.state_dict())
+    key = provenance.short([weights, train.fingerprint, validation.fingerprint, provenance.code(anomaly.fit)])
+    path = ROOT / "cache" / "anomaly" / f"{key}.safetensors"
+    if not path.exists():
+        known = anomaly.fit(_outputs(run, train, 2), [CLASSES.index(name) for name in ("car", "pedestrian")])
+        _keep(path, anomaly.levels(_outputs(run, validation, 1), known))
+    _STATISTICS[run.model] = _kept(path, zoo.device_of(run.model))
+    return _STATISTICS[run.model]
+
+
+@torch.no_grad()
+def _outputs(run: Run, data: StreetHazards, every: int) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Tensor]]:
+    resize = Resize(run.header["config"]["size"])
+    for i in tqdm(range(0, len(data), every), desc=f"statistics of {data.split} streets", unit="frame", leave=False):
+        image, label = data[i]
+        x, y = resize(tv_tensors.Image((image * 255).round().byte()), tv_tensors.Mask(label.byte()))
+        logits, cells = run.model.outputs(x.as_subclass(Tensor)[None].to(zoo.device_of(run.model)).float() / 255)
+        yield logits, cells, y.as_subclass(Tensor)[None].long()
+
+
+def _keep(path: Path, known: anomaly.Statistics) -> None:
+    whole = vars(known)
+    tensors = {key: value for key, value in whole.items() if isinstance(value, Tensor)}
+    for name, model in known.features.items():
+        tensors |= {f"features.{name}.{part}": value for part, value in model._asdict().items()}
+    plain = {key: whole[key] for key in ("middle", "spread", "virtual", "levels")}
+    checkpoints.save(path, tensors, plain)
+
+
+def _kept(path: Path, device: torch.device) -> anomaly.Statistics:
+    tensors, plain = checkpoints.load(path, str(device))
+    models: dict[str, dict[str, Tensor]] = {}
+    for key in [key for key in tensors if key.startswith("features.")]:
+        _, name, part = key.split(".")
+        models.setdefault(name, {})[part] = tensors.pop(key)
+    found = {name: anomaly.Gaussian(**parts) for name, parts in models.items()}
+    levels = {name: tuple(pair) for name, pair in plain["levels"].items()}
+    plain = {key: plain[key] for key in ("middle", "spread", "virtual")}
+    return anomaly.Statistics(**tensors, **plain, features=found, levels=levels)

@@ -1,0 +1,52 @@
+"""Scores of your own street are those of the tables."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import lib
+from lib import anomaly
+from lib.apply import streets, zoo
+from lib.studies.roads import alarms
+from lib.studies.roads.experiment import RoadStudy
+from lib.training import Run
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    """The committed segmenter, and statistics of five frames that were kept and read again."""
+    with warnings.catch_warnings(action="ignore"):
+        run = lib.load("streethazards", "cpu")
+    return run, RoadStudy(size=tuple(run.header["config"]["size"]), device="cpu")
+
+
+def few(run, study, split, picks):
+    return ((f.logits, f.features, f.label[None]) for f in alarms.frames(study, split, run.model, picks))
+
+
+def test_scores_of_a_street_are_those_of_the_tables(segmenter, tmp_path, monkeypatch, picture):
+    run, study = segmenter
+    known = anomaly.levels(few(run, study, "validation", [0]), anomaly.fit(few(run, study, "train", [0, 2]), bank=99))
+    streets._keep(tmp_path / "x.safetensors", known)
+    again = streets._kept(tmp_path / "x.safetensors", torch.device("cpu"))
+    monkeypatch.setattr(streets, "statistics", lambda run: again)
+    (frame,) = alarms.frames(study, "test", run.model, [7])
+    image = study.split("test").data[7][0]
+    for score in ("heat, no spatial", "fused_unit", "knn"):
+        due = anomaly.SCORES[score](frame.logits, frame.features, known)[0]
+        found = lib.anomaly_of(image, run, score=score)
+        assert found.dtype == np.float32 and found.shape == image.shape[1:]
+        np.testing.assert_allclose(found, due.float().numpy(), rtol=1e-4, atol=1e-4)
+    assert lib.anomaly_of(np.stack([picture] * 2), run, score="energy").shape == (2, 40, 60)
+
+
+def test_statistics_are_of_the_frames_that_the_model_has_learned_from(segmenter, picture):
+    run, other = segmenter[0], Run(segmenter[0].model, segmenter[0].header | {"data": "of elsewhere"}, {})
+    with pytest.raises(zoo.Wrong, match=r"streethazards train n=\d+ .*, the model learned from of elsewhere; restore"):
+        streets.statistics(other)
+    with pytest.raises(zoo.Wrong, match="there is no score 'fear'; choose one of msp"):
+        lib.anomaly_of(picture, run, score="fear")
+    with pytest.raises(zoo.Wrong, match="ex_dino4-ours-0 names no classes of a street; take streethazards"):
+        lib.anomaly_of(picture, "ex_dino4", device="cpu")
