@@ -27,7 +27,7 @@ HIGHER = re.compile(r"\b(ARI|mBO|m?IoU|siou|f1|au(roc|pr)( \w+)*)(, refined)?$")
 LOWER = re.compile(r"\b(mse|fpr95( \w+)*)$")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(?=\s|$)")
 #: Parameters that move no number by more than a verdict allows.
-ALIKE = {"device", "interactive"}
+ALIKE = {"device"}
 #: What verdicts say instead, once `write` has found parameters that are not the defaults.
 _differ = ""
 #: Of each sweep that was read in this process: its rows by key, and whether they carry a note of `sweeps.run`.
@@ -179,6 +179,32 @@ def read(notebook: str, folder: Path | None = None) -> dict[str, Any]:
     """The results of a notebook, committed ones unless another folder is named."""
     path = (folder or ROOT) / "figures" / "results" / f"{notebook}.json"
     return json.loads(path.read_text(), parse_constant=float)
+
+
+def rows_of(path: Path) -> tuple[pd.DataFrame, list[str], str]:
+    """All numbers of a results file, a row each with what measured it; the names of measures; and where it is from."""
+    document, rows = json.loads(path.read_text(), parse_constant=float), []
+    for row in document.get("runs", document.get("rows", [{"metrics": document}])):
+        own = {k: v for k, v in row.get("params", {}).items() if k != "seed"}
+        about = {"config": row.get("config") or ", ".join(f"{k} {v}" for k, v in own.items())}
+        about |= {"seed": row.get("seed", row.get("params", {}).get("seed")), "seconds": row.get("seconds")}
+        about |= {key: row.get(key, document.get(key, "")) for key in ("revision", "code")}
+        rows += [about | {"metric": metric, "value": value} for metric, value in _flat(row["metrics"]).items()]
+    found = pd.DataFrame(rows)[["config", "seed", "metric", "value", "revision", "code", "seconds"]]
+    told = [str(document[key]) for key in ("profile", "date", "device") if key in document]
+    told += [str(document.get("data", {}).get("name", "")), f"revisions {', '.join(found.revision.unique()[:4])}"]
+    return found, list(dict.fromkeys(found.metric)), "; ".join(filter(None, told))
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, float]:
+    """The numbers in nested dicts, by their keys joined with slashes."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{before}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[f"{before}{key}"] = float(value)
+    return found
 
 
 #: A number, perhaps with a deviation, and the marker after it that says which value of which results file it is.
