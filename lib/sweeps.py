@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import statistics
 import time
 import traceback
 from collections import Counter
@@ -50,6 +51,8 @@ def run(
         origin.append(where)
         rows.append(row)
     with tqdm(total=len(grid), initial=len(grid) - rows.count(None), desc=name, smoothing=0, leave=False) as bar:
+        if None in rows and not bar.disable:  # headless there is nobody to tell
+            bar.write(_ahead(name, rows.count(None), [*known.values(), *filter(None, rows)], paths[0].parent))
         for wait in (False, True):  # first what no other process is at, then what they leave
             for i in [i for i, row in enumerate(rows) if row is None]:
                 rows[i] = _measure(fn, heads[i], paths[i], again, wait)
@@ -77,6 +80,14 @@ def save(rows: list[Row], path: Path) -> None:
     known = _committed(path) | {key(row["params"], row["data"]): row for row in rows}
     bare = [{k: v for k, v in row.items() if k != "note"} for row in known.values()]
     files.write(path, _portable(json.dumps({"rows": bare}, indent=1, allow_nan=False)) + "\n")
+
+
+def _ahead(name: str, due: int, known: list[Row], folder: Path) -> str:
+    """What is about to be measured, how long that takes by the rows that are there, and that it can be interrupted."""
+    spent = [row["seconds"] for row in known if row.get("seconds")]
+    about = f", about {due * statistics.median(spent) / 60:.1f} min by the others' times" if spent else ""
+    where = os.path.relpath(folder)
+    return f"{name}: measures {due} rows{about}, kept in {where}; interrupt the kernel and run the cell again to go on"
 
 
 def _measure(fn: Callable, head: Row, path: Path, again: bool, wait: bool) -> Row | None:

@@ -5,6 +5,7 @@ killed and resumed needs no generator state to go on exactly where it would have
 """
 
 import math
+import os
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ from lib.checkpoints import CheckpointError, OneLine
 
 SAVE_EVERY = 60.0  # seconds between two states of a run
 LOG_EVERY = 20  # steps between two rows of its history
+LONG = 30.0  # seconds of training that are said before they are spent
 
 
 class Diverged(OneLine, RuntimeError):
@@ -168,6 +170,7 @@ def fit(
     begun = kept_at = time.monotonic()
     kept, losses = start, []  # losses: since the host last waited for the device
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=label, leave=False)
+    told = bar.disable  # headless there is nobody to tell
     try:
         with _patient() as asked:
             for step in bar:
@@ -202,6 +205,9 @@ def fit(
                 if logged:
                     history.append(row)
                     bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "step"})
+                    if not told and (left := (now - begun) / (done - start) * (recipe.steps - done)) > LONG:
+                        bar.write(_ahead(label, left, state))
+                    told = True
                 if due:
                     header = about | {"step": done, "history": history, "seconds": before + now - begun}
                     _save_state(state.path, model, optimiser, header, film)
@@ -214,6 +220,13 @@ def fit(
         again = f"at step {kept}; run again to go on" if kept else "and nothing is kept; run again to begin anew"
         raise Interrupted(f"{label}: interrupted {again}") from None
     return Fitted(history, film, before + time.monotonic() - begun)
+
+
+def _ahead(label: str, left: float, state: State | None) -> str:
+    """What a training costs, and that it can be interrupted; by the first steps, so it is a guess."""
+    kept = f"kept every minute in {os.path.relpath(state.path)}" if state else "kept at its end"
+    again = "go on" if state else "begin anew"
+    return f"{label}: about {left / 60:.1f} min more, {kept}; interrupt the kernel and run the cell again to {again}"
 
 
 def place(device: str) -> torch.device:

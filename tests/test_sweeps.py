@@ -1,6 +1,7 @@
 """Sweeps: each configuration once, by whichever process is free; failures and interrupts cost nothing else."""
 
 import functools
+import io
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 
 import pytest
+from tqdm.auto import tqdm
 
 from lib import ROOT, provenance, sweeps
 
@@ -256,3 +258,19 @@ def test_two_processes_share_a_sweep_and_one_may_be_killed(job, tmp_path):
         killed.send_signal(signal.SIGKILL)
         killed.wait()
     assert claim(False, False)["metrics"] == {"score": 1}, "and free again"
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_what_is_measured_is_told_before_where_somebody_looks(sweep, tmp_path, monkeypatch, capsys, disabled):
+    monkeypatch.setattr(sweeps, "tqdm", functools.partial(tqdm, disable=disabled, file=io.StringIO()))
+    monkeypatch.chdir(tmp_path)
+    again = "kept in out/sweeps/test; interrupt the kernel and run the cell again to go on"
+    first = sweep(["x"])
+    assert (f"test: measures 1 rows, {again}\n" in capsys.readouterr().out) != disabled
+    sweeps.save([row | {"seconds": 90.0, "params": {"a": "other"}} for row in first], tmp_path / "rows.json")
+    (tmp_path / "out" / "sweeps" / "test").rename(tmp_path / "away")
+    sweep(["x", "yy"], committed=tmp_path / "rows.json")
+    told = f"test: measures 2 rows, about 3.0 min by the others' times, {again}\n"
+    assert (told in capsys.readouterr().out) != disabled
+    sweep(["x"])
+    assert "measures" not in capsys.readouterr().out, "nothing is due"

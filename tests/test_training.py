@@ -1,16 +1,19 @@
 """`fit` trains, stops in time and resumes to the bit after a real kill; `load_or_train` loads only what matches."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from lib import checkpoints, provenance, sweeps, training
 from lib.checkpoints import CheckpointError
@@ -39,6 +42,23 @@ def test_it_learns_and_keeps_a_history(monkeypatch):
     history = fit(model(), loss_of(recipe), recipe, device="cpu").history
     assert [row["step"] for row in history] == [50, 100, 150, 200]
     assert history[-1]["loss"] < 0.5 * history[0]["loss"] and "batch_mean" in history[0]
+
+
+@pytest.mark.parametrize(("disabled", "long", "said"), [(False, -1.0, True), (False, 1e9, False), (True, -1.0, False)])
+def test_a_long_training_is_told_by_its_first_steps_where_somebody_looks(
+    tmp_path, monkeypatch, capsys, disabled, long, said
+):
+    monkeypatch.setattr(training, "LONG", long)
+    monkeypatch.setattr(training, "tqdm", partial(tqdm, disable=disabled, file=io.StringIO()))
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(steps=60, warmup=10)
+    fit(model(), loss_of(recipe), recipe, device="cpu", label="this one", state=State(tmp_path / "a" / "x.safetensors"))
+    due = "this one: about 0.0 min more, kept every minute in a/x.safetensors; interrupt the kernel and run"
+    assert capsys.readouterr().out == f"{due} the cell again to go on\n" * said, "once"
+    fit(model(), loss_of(recipe), recipe, device="cpu", label="this one")
+    assert (
+        "kept at its end; interrupt the kernel and run the cell again to begin anew" in capsys.readouterr().out
+    ) == said
 
 
 def test_the_learning_rate():
