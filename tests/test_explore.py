@@ -2,6 +2,7 @@
 
 import base64
 import io
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import ipywidgets as widgets
@@ -94,7 +95,9 @@ def test_every_control_has_a_label_and_says_what_it_does():
 def test_a_button_acts_and_a_file_is_read():
     pressed, file = [], explore.upload("a", "help")
     explore.button("a", "help", lambda: pressed.append(1)).click()
-    file.value = ({"name": "x", "type": "", "size": 3, "content": memoryview(b"abc"), "last_modified": None},)
+    file.value = (
+        {"name": "x", "type": "", "size": 3, "content": memoryview(b"abc"), "last_modified": datetime.now(UTC)},
+    )
     assert pressed == [1] and explore.uploaded(file.value) == b"abc" and explore.uploaded(()) is None
 
 

@@ -26,7 +26,7 @@ from lib.models.video import VideoModel
 from lib.training import Run
 
 SIDE = 256  # px, longest side at which masks are drawn to the edges of an image
-RADIUS, FRAME = 12, 128  # px of that filter, unless a row says otherwise, and of the frame that it was chosen on
+RADIUS, FRAME = 6, 128  # px of that filter, unless a row says otherwise, and of the frame that it was chosen on
 MOST = 2**28  # values that are returned at once, 1 GB
 #: Where the threshold of `merge` was measured, by name of the model: the file of rows, and which of them.
 MERGED = {

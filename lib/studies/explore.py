@@ -96,11 +96,11 @@ def objects(root: Path = MOVI, split: str = "test", models: Sequence[str | Path]
             says = f"slot {slot} has {float(share[slot]):.2f} of the pixel in row {row}, column {column} ({whose})"
             return ui.sheet(pictures, 5, NARROW), f"{told}<br>{says}"
 
-        scenes, (frames, height, width) = len(data), scene(0).masks.shape
+        count, (frames, height, width) = len(data), scene(0).masks.shape
         names = {name: list(known.index[known.reads == name]) for name in dict.fromkeys(known.reads)}
         network = ui.choice("backbone", names, known.loc[first, "reads"], "whose frozen tokens are grouped")
         controls = {
-            "index": ui.number("scene", 0, scenes - 1, 0, f"of the {split} split"),
+            "index": ui.number("scene", 0, count - 1, 0, f"of the {split} split"),
             "frame": ui.number("frame", 0, frames - 1, 0, "of the video"),
             "model": ui.choice("model", names[network.value], first, "a checkpoint; lib.load gives it"),
             "stage": ui.choice(

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import warnings
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def changes(panel, **values):
 
 
 def file(content: bytes) -> tuple[dict]:
-    return ({"name": "x", "type": "", "size": 1, "content": memoryview(content), "last_modified": None},)
+    return ({"name": "x", "type": "", "size": 1, "content": memoryview(content), "last_modified": datetime.now(UTC)},)
 
 
 def test_objects(tiny):
