@@ -93,7 +93,9 @@ def read(text: str | bytes, where: str) -> Any:
 
 
 def plan(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Which notebook runs with which parameters: those of the profile that it takes, then those given.
+    """Which notebook runs with which parameters: those that a profile shares, those of its section, then those given.
+
+    What is shared must mean the same to all: a parameter whose help differs stands in sections.
 
     Raises:
         Refused: an unknown notebook, profile or parameter, or a value of the wrong type; all of them in one message.
@@ -105,19 +107,13 @@ def plan(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, dic
         raise Refused("\n".join([*problems, _unknown("profile", profile, profiles())]))
     known = {n: parameters(n) for n in series()}
     chosen = [n for n in known if n in names] if names else list(known)
-    everything = {key for taken in known.values() for key in taken}
-    path = NOTEBOOKS / "params" / f"{profile}.yaml"
-    from_profile = {} if profile == "default" else read(path.read_bytes(), path.name) or {}
-    if not isinstance(from_profile, dict) or not all(isinstance(k, str) for k in from_profile):
-        raise Refused(f"{path.name}: {short(from_profile)} is no list of `name: value`")
-    problems += [
-        _unknown(f"key in {path.name}, no notebook takes", k, everything) for k in from_profile.keys() - everything
-    ]
+    takes, wrong_file = ({}, []) if profile == "default" else _sections(NOTEBOOKS / "params" / f"{profile}.yaml", known)
+    problems += wrong_file
     available = {key for n in chosen for key in known[n]}
     problems += [_unknown("parameter", k, available) for k in given if k not in available]
     plans, wrong = {}, {}
     for n in chosen:
-        plans[n] = {k: v for k, v in (from_profile | given).items() if k in known[n]}
+        plans[n] = {k: v for k, v in (takes.get(n, {}) | given).items() if k in known[n]}
         for key, value in plans[n].items():
             try:
                 plans[n][key] = checked(value, known[n][key], n)
@@ -127,6 +123,32 @@ def plan(names: list[str], profile: str, given: dict[str, Any]) -> dict[str, dic
     if problems:
         raise Refused("\n".join(problems))
     return plans
+
+
+def _sections(path: Path, known: dict[str, dict]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """What a profile gives each notebook, and what is wrong: what is shared on top, then what a section says.
+
+    What is shared means the same to all that take it: their help is one text. So the steps of one reach no other.
+    """
+    found = read(path.read_bytes(), path.name) or {}
+    if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
+        raise Refused(f"{path.name}: {short(found)} is no list of `name: value`")
+    sections = {k: v for k, v in found.items() if isinstance(v, dict)}
+    shared, problems = {k: v for k, v in found.items() if k not in sections}, []
+    for name in sections.keys() - known.keys():
+        problems.append(_unknown(f"section in {path.name}", name, known))
+    for name in sections.keys() & known.keys():
+        strange = map(str, sections[name].keys() - known[name].keys())
+        problems += [_unknown(f"key in {path.name}, {name} does not take", k, known[name]) for k in strange]
+    for key in shared:
+        helps = {taken[key]["help"]: name for name, taken in known.items() if key in taken}
+        if not helps:
+            everything = {k for taken in known.values() for k in taken}
+            problems.append(_unknown(f"key in {path.name}, no notebook takes", key, everything))
+        elif len(helps) > 1:
+            said = ", ".join(f"{name}: {text}" for text, name in helps.items())
+            problems.append(f"{path.name}: {key} is not one thing ({said}); write it into the notebooks' sections")
+    return {n: shared | sections.get(n, {}) for n in known}, problems
 
 
 def _unknown(kind: str, name: str, known) -> str:

@@ -216,6 +216,41 @@ def test_a_profile_key_that_no_notebook_takes_is_refused(house, capsys):
     assert "lr wants float" in error, "all that is wrong is said at once"
 
 
+def test_a_section_is_for_one_notebook_and_comes_before_what_is_shared(house):
+    (house / "params" / "smoke.yaml").write_text("steps: 7\nlr: 0.5\none: {steps: 8}\ntwo:\n  seeds: [3]\n")
+    assert run.plan([], "smoke", {"lr": 0.25}) == {
+        "one": {"steps": 8, "lr": 0.25},
+        "two": {"steps": 7, "lr": 0.25, "seeds": [3]},
+        "three": {"steps": 7, "lr": 0.25},
+    }
+
+
+def test_what_sections_cannot_hold_is_refused(house, capsys):
+    changed = notebook("two", RESULT)
+    changed.cells[1].source = changed.cells[1].source.replace("learning rate", "rate of decay")
+    nbformat.write(changed, house / "two.ipynb")
+    text = "lr: 0.5\nonee: {steps: 1}\none: {stepz: 1, 3: 4}\ntwo: {lr: fast}\n"
+    (house / "params" / "smoke.yaml").write_text(text)
+    assert run.main(["--profile", "smoke"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown section in smoke.yaml: 'onee'; did you mean one" in error
+    assert "unknown key in smoke.yaml, one does not take: 'stepz'; did you mean steps" in error
+    assert "unknown key in smoke.yaml, one does not take: '3'" in error and "two: lr wants float" in error
+    said = "lr is not one thing (three: learning rate, two: rate of decay); write it into the notebooks' sections"
+    assert said in error
+
+
+def test_steps_of_one_notebook_reach_no_other():
+    """In the real profiles nothing is shared that the notebooks do not call by the same words."""
+    for profile in run.profiles()[1:]:
+        text = (run.NOTEBOOKS / "params" / f"{profile}.yaml").read_text()
+        shared = {k for k, v in run.read(text, profile).items() if not isinstance(v, dict)}
+        assert shared and not shared & {"steps", "lr", "batch", "seeds", "every"}
+    paper = run.plan([], "paper", {})
+    assert paper["ex_dino1"]["steps"] == paper["ex_dino3"]["image_steps"], "whose image models are those of ex_dino1"
+    assert all(paper[f"ex_slot{i}"]["photo_steps"] == paper["ex_slot2"]["photo_steps"] for i in (4, 5))
+
+
 def test_committed_notebooks_are_not_overwritten_by_other_parameters(house, capsys, monkeypatch):
     monkeypatch.setattr(run, "ROOT", house)
     assert run.main(["--profile", "smoke", "--out", str(house)]) == 2

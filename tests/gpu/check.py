@@ -144,18 +144,20 @@ def run(command, out, seconds, log):
     return f"{lines[-1][:300] if lines else f'exit status {code}'}" if code else None
 
 
-def profile(name):
+def profile(name, notebook):
+    """What a profile gives a notebook: what all share, then its own section."""
     import yaml
 
-    return yaml.safe_load((ROOT / "notebooks" / "params" / f"{name}.yaml").read_text())
+    found = yaml.safe_load((ROOT / "notebooks" / "params" / f"{name}.yaml").read_text())
+    return {k: v for k, v in found.items() if not isinstance(v, dict)} | found.get(notebook, {})
 
 
 def smoke(device, place, left, names):
     """Every notebook as a program, four at a time; returns `{name: "ok" or an error}` and the seconds of each."""
-    values = profile("smoke") | {"device": device, "precision": "bf16-mixed"}
 
     def one(name):
         begun = time.monotonic()
+        values = profile("smoke", name) | {"device": device, "precision": "bf16-mixed"}
         wrong = run([str(script(name, values, place))], place / "smoke", left(), place / f"smoke-{name}.log")
         say(f"  {name}: {wrong or 'ok'}, {time.monotonic() - begun:.0f} s")
         return name, {"status": wrong or "ok", "seconds": round(time.monotonic() - begun, 1)}
@@ -299,7 +301,7 @@ def speed_part(device):
 
 def long(name, change, key, seconds, device, place, out):
     """A notebook at the size of `gpu`, as many steps as fit; returns the numbers beside those that are committed."""
-    values = profile("smoke") | {"device": device, "precision": "bf16-mixed"} | change
+    values = profile("smoke", name) | {"device": device, "precision": "bf16-mixed"} | change
     wrong = run([str(script(name, values, place))], place / name, seconds, place / f"{name}.log")
     path = place / name / "figures" / "results" / f"{name}.json"
     if not path.exists():
