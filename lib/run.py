@@ -16,6 +16,7 @@ import os
 import pkgutil
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -210,8 +211,33 @@ def _typed(value: Any, wanted: type, items: Any) -> Any:
     return value
 
 
-#: Seconds a cell may take: the default profile only loads and measures, the others train.
-TIME_LIMIT = {"default": 300, "smoke": 300, "gpu": 4 * 3600, "paper": 48 * 3600}
+def foreseen(plans: dict[str, dict[str, Any]], out: Path, full: bool) -> dict[str, Any]:
+    """What `lib.plan.survey` finds, in a process of its own: what is missing, and, if `full`, told and timed, all."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        asked = {"plans": plans, "notebooks": str(NOTEBOOKS), "out": str(out), "measure": full, "answer": str(answer)}
+        command, quiet = [sys.executable, "-m", "lib.plan"], None if full else subprocess.DEVNULL
+        done = subprocess.run(command, input=json.dumps(asked), text=True, cwd=ROOT, stdout=quiet, check=False)
+        if done.returncode:
+            raise Refused(f"no plan could be made: {' '.join(command)} ended with {done.returncode}")
+        return json.loads(answer.read_text())
+
+
+def outside(name: str, values: dict[str, Any]) -> bool:
+    """Whether parameters name data, weights or a device that may not be here: others than the defaults."""
+    about = parameters(name) if values else {}
+    for key, value in values.items():
+        default = ast.literal_eval(about[key]["default"])
+        news = [v for v in value if v not in default] if isinstance(value, list) else [value] * (value != default)
+        if news and (value == "cuda" or re.search(r"lib\.models|MOVi-A|StreetHazards|the hub", about[key]["help"])):
+            return True
+    return False
+
+
+#: Seconds a cell may take: these only load and measure, or train a little. Others are planned before they start, and a
+#: cell may take `MARGIN` times what the trainings of its notebook should take, and `LONG` at least.
+TIME_LIMIT = {"default": 300, "smoke": 300}
+LONG, MARGIN = 12 * 3600, 4
 
 
 def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: int | None) -> dict[str, Any]:
@@ -338,12 +364,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", help="where everything is written (default: runs/PROFILE, with -p one of its own)")
     parser.add_argument("--time-limit", type=int, metavar="S", help="seconds a cell may take; with -p there is none")
     parser.add_argument("--remeasure", action="store_true", help="measure anew what other code had measured")
+    parser.add_argument("--plan", action="store_true", help="say what it needs and how long it takes, and no more")
     parser.add_argument("--list", action="store_true", help="show the notebooks, their questions and parameters")
     options = parser.parse_args(arguments)
     if options.list:
         print(describe())
         return 0
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if options.remeasure:
+        os.environ["SLOTS_REMEASURE"] = "1"  # read by lib.sweeps in the kernels
     profile = folder = options.profile
     try:
         given = {k: read(v, f"-p {k}") for k, v in sorted(options.given)}
@@ -351,20 +380,30 @@ def main(arguments: list[str] | None = None) -> int:
         if given:
             profile += f" with {', '.join(f'{k}={v}' for k, v in given.items())}"
             folder = f"{'-'.join([folder, *given])[:80]}-{hashlib.sha256(profile.encode()).hexdigest()[:8]}"
-        out = writable(ROOT / "runs" / folder if options.out is None else options.out, any(plans.values()))
+        out = ROOT / "runs" / folder if options.out is None else options.out
+        full = options.plan or options.profile not in TIME_LIMIT
+        asked = plans if full else {n: values for n, values in plans.items() if outside(n, values)}
+        needs = foreseen(asked, Path(out).resolve(), full) if asked else {"wrong": [], "seconds": {}}
+        if needs["wrong"]:
+            raise Refused("\n".join(["this cannot be run here", *needs["wrong"]]))
+        if options.plan:
+            return 0
+        out = writable(out, any(plans.values()))
     except Refused as error:
         print(f"lib.run: {error}", file=sys.stderr)
         return 2
-    limit = None if given or options.remeasure else TIME_LIMIT.get(options.profile, TIME_LIMIT["paper"])
-    if options.remeasure:
-        os.environ["SLOTS_REMEASURE"] = "1"  # read by lib.sweeps in the kernels
+    limits = {n: max(LONG, int(MARGIN * needs["seconds"].get(n, 0))) for n in plans}
+    if given or options.remeasure or options.time_limit:
+        limits = dict.fromkeys(plans, options.time_limit)
+    elif options.profile in TIME_LIMIT:
+        limits = dict.fromkeys(plans, TIME_LIMIT[options.profile])
     rows: dict[str, dict] = {n: {"notebook": n, "status": "stopped", "seconds": 0.0, "says": ""} for n in plans}
     bar = tqdm(plans.items(), desc="notebooks", position=0, disable=None)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who is killed politely leaves nothing half-written
     try:
         for name, values in bar:
             bar.set_postfix_str(name)
-            rows[name] = execute(name, values, profile, out, options.time_limit or limit)
+            rows[name] = execute(name, values, profile, out, limits[name])
     except KeyboardInterrupt:
         pass  # the table says who was stopped
     finally:

@@ -251,6 +251,54 @@ def test_steps_of_one_notebook_reach_no_other():
     assert all(paper[f"ex_slot{i}"]["photo_steps"] == paper["ex_slot2"]["photo_steps"] for i in (4, 5))
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """What a plan was asked for; it finds that one would take two days, and that two lacks its data."""
+    found = []
+
+    def foreseen(plans, out, full):
+        found.append((list(plans), full))
+        return {"wrong": ["missing: data of two"] if "two" in plans else [], "seconds": dict.fromkeys(plans, 2 * 86400)}
+
+    monkeypatch.setattr(run, "foreseen", foreseen)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "planned"),
+    [
+        (["--plan"], (["one", "two", "three"], True)),
+        (["--profile", "smoke", "two", "--plan"], (["two"], True)),
+        (["--profile", "large"], (["one", "two", "three"], True)),
+        (["-p", "network", "fpn_lite0", "two"], (["two"], False)),
+        (["-p", "device", "cuda", "two"], (["two"], False)),
+    ],
+)
+def test_what_cannot_run_here_does_not_start(house, tmp_path, capsys, monkeypatch, asked, arguments, planned):
+    monkeypatch.setattr(run, "execute", lambda *_: pytest.fail("a notebook was started"))
+    cuda = [c.replace("one of auto, cpu", "one of auto, cpu, cuda") for c in [PARAMETERS]]
+    for name in ("one", "two", "three"):
+        made = notebook(name, RESULT, TABLE)
+        made.cells[1].source = cuda[0]
+        nbformat.write(made, house / f"{name}.ipynb")
+    (house / "params" / "large.yaml").write_text("steps: 9\n")
+    assert run.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert asked == [planned] and not (tmp_path / "out").exists()
+    assert "this cannot be run here\nmissing: data of two" in capsys.readouterr().err
+
+
+def test_a_plan_starts_nothing_and_a_run_that_is_long_has_time(house, tmp_path, monkeypatch, asked):
+    limits = []
+    monkeypatch.setattr(run, "execute", lambda name, *given: limits.append(given[-1]) or {"notebook": name,
+        "status": "ok", "seconds": 0, "says": ""})  # fmt: skip
+    (house / "params" / "large.yaml").write_text("steps: 9\n")
+    for arguments in (["--plan"], [], ["--time-limit", "5"], ["-p", "steps", "3"]):
+        assert run.main(["one", "--profile", "large", "--out", str(tmp_path / "out"), *arguments]) == 0
+        assert (tmp_path / "out").exists() == bool(limits)
+    assert limits == [8 * 86400, 5, None]
+    assert not run.outside("one", {"steps": 3, "network": "own", "parts": ["b"]}), "no plan is made where all is here"
+
+
 def test_committed_notebooks_are_not_overwritten_by_other_parameters(house, capsys, monkeypatch):
     monkeypatch.setattr(run, "ROOT", house)
     assert run.main(["--profile", "smoke", "--out", str(house)]) == 2
