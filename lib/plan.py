@@ -6,6 +6,7 @@ But a training takes `STEPS` steps, spread over its length; tokens are counted, 
 begins to measure. What is published stands for data that are missing, random weights for weights that are.
 
 It is coarse: what is measured comes on top, in time and memory, and so does a checkpoint that a figure alone asks for.
+On a CPU steps are of `SAMPLES` at most, and time and memory are taken to grow with the batch.
 """
 
 import ast
@@ -22,7 +23,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,6 +49,7 @@ from lib.training import Fitted, Recipe, Run, State, place, settled
 
 STEPS, WARM = 10, 2  # of a training: timed, and before them
 PATIENCE = 5.0  # seconds after which no further step of a training is timed
+SAMPLES = 4  # of a batch, on a CPU
 FEW = 8  # scenes, frames and shapes that stand for all where it does not matter what they show
 #: Scenes of MOVi-A as published (Greff et al. 2022); frames of StreetHazards are in `SPLITS`.
 MOVI = {"train": 9703, "validation": 250}
@@ -103,8 +104,9 @@ class Needs:
     trainings: list[tuple[str, int]] = field(default_factory=list)  # kind and steps
     timed: dict[str, list[float]] = field(default_factory=dict)  # seconds of steps, by kind
     computed: list[str] = field(default_factory=list)  # of `tokens`, by this notebook
-    memory: dict[str, float] = field(default_factory=dict)  # GB, of "host" and "device"
+    memory: dict[str, float] = field(default_factory=dict)  # GB, of "host", "device" and what "a step" keeps
     device: str = ""
+    few: int | None = None  # samples of a step, where they are not all of a batch
     # And what is going on.
     doing: str = ""  # a "trial", a "fit" in it, or neither
     trials: int = 0
@@ -122,7 +124,7 @@ class Needs:
     @property
     def seconds(self) -> float:
         """Of all steps, and of the tokens that are kept."""
-        steps = sum(n * float(np.mean(self.timed.get(kind, [0.0]))) for kind, n in self.trainings)
+        steps = sum(n * float(np.mean(self.timed.get(kind) or [0.0])) for kind, n in self.trainings)
         return steps + sum(cache.seconds for cache in self.caches if cache.kept)
 
 
@@ -173,12 +175,14 @@ def follow(path: Path, values: dict[str, Any], needs: Needs, scratch: Path) -> N
     """What the notebook at `path` needs with these parameters; `scratch` is its output folder."""
     global NOW
     NOW, gpu = needs, torch.cuda.is_available()
-    if values.get("device") == "cuda" and not gpu:
+    if wanted := values.get("device") == "cuda" and not gpu:
         needs.tight.append("device is cuda, but torch sees no GPU; what is timed here is the CPU")
         values = values | {"device": "cpu"}
     needs.device = results.device_name(place(values.get("device", "auto")))
-    if not gpu:  # what has no room is an error then, and no trouble for other processes
-        resource.setrlimit(resource.RLIMIT_DATA, (_available(), resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    if not gpu:
+        needs.few, hard = SAMPLES, resource.getrlimit(resource.RLIMIT_DATA)[1]
+        free = _available() if hard == resource.RLIM_INFINITY else hard
+        resource.setrlimit(resource.RLIMIT_DATA, (free, hard))  # an error then, and no trouble for other processes
     os.environ |= {"SLOTS_OUT": str(scratch), "MPLBACKEND": "Agg"}
     os.chdir(path.parent)
     install()
@@ -195,6 +199,10 @@ def follow(path: Path, values: dict[str, Any], needs: Needs, scratch: Path) -> N
             needs.missing[f"what {path.stem} begins with"] = str(error)
         except Exception as error:
             _note(error, f"{path.stem}: {ast.unparse(statement)[:60]}")
+    if not gpu and not wanted and needs.memory.get("a step", 0.0) > (free := _available() / 2**30):
+        needs.tight.append(
+            f"a step keeps {needs.memory['a step']:.1f} GB, {free:.1f} GB are free; take smaller batches"
+        )
     needs.memory["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     if gpu:
         needs.memory["device"] = torch.cuda.max_memory_allocated() / 2**30
@@ -218,9 +226,11 @@ def _note(error: Exception, what: str) -> None:
 
 def install() -> None:
     """Let functions of `lib` say what they would do; before a study is imported, which takes some by their names."""
-    REAL.update({f.__name__: f for f in (training.fit, training.load_or_train, backbones.find, backbones.from_hub)})
+    mine = training.fit, training.load_or_train, training.indices, backbones.find, backbones.from_hub
+    REAL.update({function.__name__: function for function in mine})
     REAL.update(open=features._open, scene=Split.scene, movi=MoviDataset.__init__, streets=StreetHazards.__init__)
     training.fit, training.load_or_train, sweeps._measure = fit, load_or_train, trial
+    training.indices = lambda recipe, step, n: REAL["indices"](recipe, step, n)[: NOW.few]
     checkpoints.save = sweeps.save = lambda *_: None
     training.peak_memory = lambda *_, **__: {}  # no peak is forgotten
     features._compute, features._open = count, opened
@@ -315,37 +325,63 @@ def fit(
         NOW.trainings.append((kind, steps))
     first = NOW.measure and kind not in NOW.timed
     if steps and (first or not state):
-        times = NOW.timed.setdefault(kind, []) if first else []
-        training.tqdm = partial(_Visits, times=times, most=STEPS if first else 1, where=place(device))
-        outer, NOW.doing = NOW.doing, "fit"
+        visits = _Visits(model, recipe, STEPS if first else 1, place(device))
+        training.tqdm, outer, NOW.doing = visits, NOW.doing, "fit"
         try:
-            REAL["fit"](model, loss, recipe, device=device, label=label, optimiser=optimiser)
+            with torch.autograd.graph.saved_tensors_hooks(visits.keep, lambda x: x):
+                REAL["fit"](model, loss, recipe, device=device, label=label, optimiser=optimiser)
         except (RuntimeError, MemoryError) as error:
             _note(error, f"{label}, a step of {recipe.batch}")
         finally:
             NOW.doing = outer
+        if first:
+            NOW.timed[kind] = visits.seconds
+            NOW.memory["a step"] = max(NOW.memory.get("a step", 0.0), visits.gb)
     _unseen(model)
     return Fitted([Unmeasured()], {}, 0.0)
 
 
 class _Visits:
-    """In place of the bar of `training.fit`: some of its steps, spread over all, and the seconds of each."""
+    """In place of the bar of `training.fit`: some of its steps, spread over all, and what those of a batch take."""
 
-    def __init__(self, steps: range, times: list[float], most: int, where: torch.device, **_: Any):
-        self.steps, self.times, self.most, self.where = steps, times, most, where
+    def __init__(self, model: nn.Module, recipe: Recipe, most: int, where: torch.device):
+        self.most, self.where, self.found = most, where, []
+        self.share = min(NOW.few or recipe.batch, recipe.batch) / recipe.batch
+        self._weights, self._kept = list(model.parameters()), {}
+
+    def __call__(self, steps: range, **_: Any) -> "_Visits":
+        self.steps = steps
+        return self
 
     def __iter__(self) -> Iterator[int]:
         spread = np.linspace(WARM, len(self.steps) - 1, STEPS).round().astype(int)
         spread = spread[[0, 9, 4, 7, 2, 5, 8, 1, 6, 3][: self.most]].tolist()  # whenever it ends, all parts are seen
-        found, begun = [], time.monotonic()
+        begun = time.monotonic()
         for i in [*range(WARM), *dict.fromkeys(spread)] if len(self.steps) > WARM else range(len(self.steps)):
             NOW.ahead, NOW.anew, start = (0.0, 1), 0.0, settled(self.where)
             yield self.steps[i]
             ahead, workers = NOW.ahead
-            found.append(max(settled(self.where) - start - ahead, ahead / workers) + NOW.anew)
-            if len(found) > WARM and time.monotonic() - begun > PATIENCE:
+            self.found.append((max(settled(self.where) - start - ahead, ahead / workers) + NOW.anew) / self.share)
+            if len(self.found) > WARM and time.monotonic() - begun > PATIENCE:
                 break
-        self.times += found[WARM:] or found[-1:]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each step that counts."""
+        return self.found[WARM:] or self.found[-1:]
+
+    def keep(self, x: Tensor) -> Tensor:
+        """Note what the first step keeps for its way back."""
+        if not self.found:
+            self._kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    @property
+    def gb(self) -> float:
+        """What a step keeps: weights, gradients, two moments of each, and all that its way back needs."""
+        weights = {p.untyped_storage().data_ptr() for p in self._weights}
+        kept = sum(n for where, n in self._kept.items() if where not in weights) / self.share
+        return (kept + 16 * sum(p.numel() for p in self._weights)) / 2**30
 
     def set_postfix(self, *_: Any) -> None:
         """Nothing is shown."""
@@ -383,12 +419,12 @@ def count(path: Path, backbone: nn.Module, dataset: Any, size: int, grid: int) -
     NOW.computed.append(path.name)
 
 
-def opened(path: Path, about: dict, where: torch.device, computed: Callable) -> Features:
+def opened(path: Path, about: dict, where: torch.device, computed: Callable, pooled: int) -> Features:
     """In place of `features._open`: tokens that were only counted are noise."""
     if not (tokens := NOW.tokens.get(path.name)):
-        return REAL["open"](path, about, where, computed)
+        return REAL["open"](path, about, where, computed, pooled)
     mean, std = torch.zeros(tokens.shape[-1], device=where), torch.ones(tokens.shape[-1], device=where)
-    return Features(_Noise(tokens), (about["grid"],) * 2, mean, std, about)
+    return Features(_Noise(tokens), (about["grid"],) * 2, mean, std, about, pooled)
 
 
 class _Noise:
@@ -509,11 +545,11 @@ def survey(plans: dict[str, dict[str, Any]], notebooks: Path, out: Path, measure
 
 def told(name: str, needs: Needs) -> list[str]:
     """What a notebook needs, in lines."""
-    kinds, timed = [float(np.mean(v)) for v in needs.timed.values()], sum(map(len, needs.timed.values()))
+    kinds, timed = [float(np.mean(v)) for v in needs.timed.values() if v], sum(map(len, needs.timed.values()))
     lines = [f"{name}: {len(needs.trainings)} trainings, {sum(n for _, n in needs.trainings):,} steps"]
     if kinds:
-        each = f"{min(kinds):.2g} to {max(kinds):.2g} s a step; {timed} steps of {len(kinds)} kinds were timed"
-        lines[0] += f", {_duration(needs.seconds)} ({each} on {needs.device})"
+        each = f"{min(kinds):.2g} to {max(kinds):.2g} s a step; {timed} steps of {len(kinds)} kinds were timed on"
+        lines[0] += f", {_duration(needs.seconds)} ({each} {needs.device}{f', {needs.few} samples' * bool(needs.few)})"
     if needs.there:
         lines.append(f"  there: {'; '.join(f'{what}, {where}' for what, where in needs.there.items())}")
     lines += [f"  missing: {what}" for what in needs.missing]
@@ -524,7 +560,7 @@ def told(name: str, needs: Needs) -> list[str]:
             lines.append(f"  tokens: {gb:.1f} GB in {features.FOLDER.relative_to(ROOT)}, {words.format(spent)}")
     if needs.memory and needs.measure:
         peaks = ", ".join(f"{where} {gb:.1f} GB" for where, gb in needs.memory.items())
-        lines.append(f"  memory: {peaks}{'' if 'device' in needs.memory else ', of a GPU unknown'}")
+        lines.append(f"  memory: {peaks}")
     return lines + [f"  cannot be: {what}" for what in needs.tight] + [f"  will fail: {what}" for what in needs.failing]
 
 

@@ -174,10 +174,23 @@ def test_a_training_that_was_killed_has_fewer_steps_left(now, tmp_path):
 
 def test_steps_are_spread_over_a_training_and_timed(now):
     for steps, most, chosen in ((100, 10, 12), (100, 1, 3), (5, 10, 5), (2, 10, 2)):
-        times = []
-        seen = list(plan._Visits(range(steps), times=times, most=most, where=torch.device("cpu")))
-        assert len(seen) == chosen and seen[:2] == [0, 1] and len(times) == max(chosen - 2, 1)
+        visits = plan._Visits(torch.nn.Linear(1, 1), Recipe(steps), most, torch.device("cpu"))
+        seen = list(visits(range(steps)))
+        assert len(seen) == chosen and seen[:2] == [0, 1] and len(visits.seconds) == max(chosen - 2, 1)
         assert chosen < 12 or (seen[2] == 2 and max(seen) == 99 and sum(s < 60 for s in seen[2:]) == 6)
+
+
+def test_on_a_cpu_time_and_memory_of_a_few_samples_are_those_of_a_batch(now, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(plan, "settled", lambda where: next(clock))
+    now.few, net = 4, torch.nn.Linear(1000, 1000, bias=False)
+    visits = plan._Visits(net, Recipe(30, batch=16), 10, torch.device("cpu"))
+    with torch.autograd.graph.saved_tensors_hooks(visits.keep, lambda x: x):
+        for _ in visits(range(3)):
+            net(torch.zeros(250, 1000, requires_grad=True)).square()
+    assert visits.seconds == [4.0], "a second with a quarter of the samples"
+    kept = 4 * 2 * 250 * 1000 * 4  # what goes in and what comes out, four times, in single precision
+    assert visits.gb == pytest.approx((kept + 16 * 1e6) / 2**30)
 
 
 def test_what_workers_make_ahead_costs_a_step_no_more_than_they_take(now, monkeypatch):
@@ -211,14 +224,14 @@ def test_a_lack_of_memory_is_told_from_a_failure(now):
 
 
 def test_what_is_told(now):
-    now.trainings, now.timed = [("a", 3000), ("a", 3000), ("b", 10)], {"a": [0.5, 1.5], "b": [2.0]}
+    now.trainings, now.timed = [("a", 3000), ("a", 3000), ("b", 10)], {"a": [0.5, 1.5], "b": [2.0], "c": []}
     now.tokens = {"x": plan.Tokens((100, 24, 256, 40), 0.1), "y": plan.Tokens((1000, 24, 256, 40), 0.1, kept=False)}
     now.measure, now.computed, now.device = True, ["x", "y"], "abacus"
-    now.memory, now.there = {"host": 1.25}, {"movi_a train": "9,703 scenes"}
+    now.memory, now.there = {"a step": 3.0, "host": 1.25}, {"movi_a train": "9,703 scenes"}
     assert plan.told("one", now) == [
         "one: 3 trainings, 6,010 steps, 1.7 h (1 to 2 s a step; 3 steps of 2 kinds were timed on abacus)",
         "  there: movi_a train, 9,703 scenes",
         "  tokens: 0.0 GB in cache/features, computed in 4.0 min",
         "  tokens: 0.5 GB in cache/features, no room, computed in every step; once would take 40.0 min",
-        "  memory: host 1.2 GB, of a GPU unknown",
+        "  memory: a step 3.0 GB, host 1.2 GB",
     ]

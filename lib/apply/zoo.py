@@ -155,7 +155,8 @@ def with_slots(model: nn.Module, count: int) -> nn.Module:
     Raises:
         Wrong: fewer than 2, or more than `most_slots`.
     """
-    if not 2 <= count <= (most := most_slots(model)):
+    most = most_slots(model)
+    if not 2 <= count <= most:
         raise Wrong(f"{count} slots; this model takes from 2 to {most}")
     model = deepcopy(model)
     attention = attention_of(model)
