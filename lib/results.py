@@ -190,7 +190,7 @@ def rows_of(path: Path) -> tuple[pd.DataFrame, list[str], str]:
         about |= {"seed": row.get("seed", row.get("params", {}).get("seed")), "seconds": row.get("seconds")}
         about |= {key: row.get(key, document.get(key, "")) for key in ("revision", "code")}
         rows += [about | {"metric": metric, "value": value} for metric, value in _flat(row["metrics"]).items()]
-    found = pd.DataFrame(rows)[["config", "seed", "metric", "value", "revision", "code", "seconds"]]
+    found = pd.DataFrame(rows, columns=["config", "seed", "metric", "value", "revision", "code", "seconds"])
     told = [str(document[key]) for key in ("profile", "date", "device") if key in document]
     told += [str(document.get("data", {}).get("name", "")), f"revisions {', '.join(found.revision.unique()[:4])}"]
     return found, list(dict.fromkeys(found.metric)), "; ".join(filter(None, told))

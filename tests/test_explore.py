@@ -110,9 +110,7 @@ def test_a_click_reaches_the_pixel_under_it(panel):
     red = np.argwhere((shown[..., 0] > 200) & (shown[..., 1] < 50))
     for y, x in red[[0, -1, len(red) // 2]]:
         panel._event._dom_handlers({"dataX": int(x), "dataY": int(y)})
-    assert [13 in s or 7 in s for s in seen] == [True] * 3 and all(
-        abs(r - 13) <= 2 and abs(c - 7) <= 2 for r, c in seen
-    )
+    assert len(seen) == 3 and all(abs(r - 13) <= 2 and abs(c - 7) <= 2 for r, c in seen)
     assert explore.pixel(10**6, -5, (20, 30), side)[0] < 20, "beside the picture is its nearest pixel"
 
 

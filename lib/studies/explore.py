@@ -404,7 +404,7 @@ def alarms(root: Path = STREETS, model: str | Path = "streethazards", scores: Se
     def build() -> Panel:
         from lib.apply import streets  # whose libraries take seconds to import
         from lib.studies.roads import watch
-        from lib.studies.roads.alarms import RATES, Frame
+        from lib.studies.roads.alarms import BUDGETS, RATES, Frame
         from lib.studies.roads.experiment import RoadStudy
 
         run, mine = zoo.load(model), []
@@ -441,7 +441,7 @@ def alarms(root: Path = STREETS, model: str | Path = "streethazards", scores: Se
                 seen.total(controls["score"].value, controls["region"].value)
                 panel.update()
 
-        limits = [("by hand", 0.0), *((f"{budget:g} false alarms a frame", budget) for budget in watch.BUDGETS)]
+        limits = [("by hand", 0.0), *((f"{budget:g} false alarms a frame", budget) for budget in BUDGETS)]
         last, regions = len(RATES) - 1, watch.REGIONS
         controls = {
             "score": ui.choice("score", names, names[0], "higher is more anomalous"),

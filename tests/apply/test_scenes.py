@@ -104,7 +104,7 @@ def test_masks_that_would_fill_the_memory_are_not_made(monkeypatch, small, pictu
 def test_a_row_says_how_masks_are_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(scenes, "ROOT", tmp_path)
     header = {"seed": 0, "config": {"recipe": {"steps": 9}}}
-    assert scenes.finish("ex_dino4-ours-0", header) == (0.0, 12), "without a row nothing is merged"
+    assert scenes.finish("ex_dino4-ours-0", header) == (0.0, 6), "without a row nothing is merged"
     rows = [
         {"params": {"config": "ours", "seed": 0, "steps": 9}, "metrics": {"threshold": 0.3, "radius": 6}},
         {"params": {"config": "ours", "seed": 0, "steps": 5}, "metrics": {"threshold": 0.4}},
@@ -114,5 +114,5 @@ def test_a_row_says_how_masks_are_finished(tmp_path, monkeypatch):
     files.write(tmp_path / "figures" / "results" / "sweep_ex_dino4_trained.json", {"rows": rows})
     assert scenes.finish("ex_dino4-ours-0", header) == (0.3, 6), "of its seed and steps"
     header["config"]["recipe"]["steps"] = 7
-    assert scenes.finish("ex_dino4-ours-0", header) == (0.4, 12), "else the latest of its seed"
-    assert scenes.finish("mine", header) == (0.0, 12)
+    assert scenes.finish("ex_dino4-ours-0", header) == (0.4, 6), "else the latest of its seed"
+    assert scenes.finish("mine", header) == (0.0, 6)
