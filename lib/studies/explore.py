@@ -474,13 +474,14 @@ def results(folder: Path = ROOT) -> Explorer:
     """
 
     def build() -> Panel:
-        files = sorted(p.stem for p in (folder / "figures" / "results").glob("*.json"))
-        if not files:
-            raise zoo.Wrong(f"{folder}/figures/results holds no results; give a folder that lib.run wrote")
-
-        @lru_cache(16)
+        @lru_cache(64)
         def read(name: str) -> tuple[pd.DataFrame, list[str], str]:
             return stored.rows_of(folder / "figures" / "results" / f"{name}.json")
+
+        files = sorted(p.stem for p in (folder / "figures" / "results").glob("*.json"))
+        files = [name for name in files if read(name)[1]]  # some keep films alone
+        if not files:
+            raise zoo.Wrong(f"{folder}/figures/results holds no results; give a folder that lib.run wrote")
 
         def draw(name: str, words: str, metric: str, order: str) -> tuple[Pixels | None, str]:
             found, _, about = read(name)
