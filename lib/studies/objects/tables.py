@@ -171,13 +171,16 @@ def identified(truth: torch.Tensor, masks: dict[str, torch.Tensor]) -> tuple[plt
     means = {}
     for colour, (stage, soft) in zip((4, 2, 0), masks.items(), strict=True):
         each = by_object(truth, soft)
-        size = pd.qcut(each.area, 3, duplicates="drop").map(lambda c: f"to {c.right:.0f} px")
+        size = pd.qcut(each.area.rank(method="first"), 3, labels=["small", "medium", "large"])
         crowd = pd.cut(each.objects, [0, 4, 6, 99], labels=["1 to 4", "5 or 6", "7 or more"])
         for axis, group in zip(axes, (size, crowd), strict=True):
             mean = each.groupby(group, observed=True).best.mean()
             axis.plot(mean.index.astype(str), mean, "o-", color=plots.SLOTS[colour], label=stage)
             means.setdefault(stage, {}).update(dict(mean))
-    axes[0].set(xlabel="size of the object, in thirds", ylabel="best IoU, mean over objects", ylim=(0, 1))
+    ends = ", ".join(f"{end:.0f}" for end in each.area.groupby(size, observed=True).max())
+    axes[0].set(
+        xlabel=f"size of the object, in thirds (to {ends} px)", ylabel="best IoU, mean over objects", ylim=(0, 1)
+    )
     axes[1].set(xlabel="objects in the image")
     axes[0].legend(fontsize=8)
     return figure, pd.DataFrame(means)

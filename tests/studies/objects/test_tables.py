@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from lib.metrics.intervals import difference
-from lib.studies.objects.tables import bleeding, bleeding_by_size, by_scene, missed, runs_of
+from lib.studies.objects.tables import (
+    bleeding,
+    bleeding_by_size,
+    by_object,
+    by_scene,
+    course,
+    identified,
+    missed,
+    runs_of,
+)
 
 
 def test_runs_carry_the_names_of_the_results_file():
@@ -65,3 +74,31 @@ def test_bleeding_is_the_share_of_a_mask_outside_its_object():
     assert found == {1: pytest.approx(0.2), 2: 0}
     uniform = torch.full((3, 2, 4), 1 / 3)
     assert bleeding(truth, uniform)[2] == pytest.approx(7 / 8)
+
+
+def test_objects_by_size_and_number():
+    truth = torch.tensor([[[1, 1, 0, 0], [2, 2, 2, 2]], [[0, 0, 0, 0], [1, 1, 1, 0]]])
+    exact = torch.stack([(truth == i).float() for i in range(3)], dim=1)
+    lost = exact.clone()
+    lost[0, 0] += lost[0, 1]
+    lost[0, 1] = 0  # object 1 of the first image joins the floor: IoU 1/2
+    each = by_object(truth, lost)
+    assert each.to_dict("list") == {"area": [2, 4, 3], "objects": [2, 2, 1], "best": [0.5, 1.0, 1.0]}
+    figure, found = identified(truth, {"raw": lost, "merged": lost, "refined": exact})
+    assert found.raw.to_dict() == {"small": 0.5, "medium": 1, "large": 1, "1 to 4": pytest.approx(2.5 / 3)}
+    assert (found.refined == 1).all() and "to 2, 3, 4 px" in figure.axes[0].get_xlabel()
+
+
+def test_the_course_of_trainings_and_the_curve_over_thresholds():
+    metrics = {
+        "course": [[400, 0.1, 0.2], [800, 0.3, 0.4]],
+        "tried": [[0.0, 0.5, 0.4], [0.3, 0.7, 0.5]],
+        "threshold": 0.3,
+    }
+    trained = [{"params": {"config": c, "seed": 0}, "metrics": metrics} for c in ("ours", "pixels")]
+    trained += [{"params": {"config": "original", "seed": 0}, "metrics": metrics | {"course": []}}]
+    figure = course(trained, ["ours", "pixels", "original"])
+    assert [line.get_label() for line in figure.axes[0].lines] == ["ours", "pixels"]  # no course, no line
+    assert figure.axes[1].lines[0].get_ydata().tolist() == [0.2, 0.4]
+    chosen = figure.axes[2].lines[1]
+    assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == pytest.approx((0.3, 0.7))
