@@ -1,4 +1,4 @@
-"""Run the series headless: `python -m lib.run [NOTEBOOK ...] [--profile P] [-p name value] [--out DIR]`.
+"""Run the series headless: `python -m lib.run [NOTEBOOK ...] [--profile P] [-p name value] [--out DIR] [--workers N]`.
 
 papermill executes; this module is strict where papermill is lenient: unknown or mistyped parameters stop everything
 before the first cell runs. A finished notebook is moved into place whole; a failed one is kept with its traceback.
@@ -19,7 +19,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -240,12 +242,17 @@ TIME_LIMIT = {"default": 300, "smoke": 300}
 LONG, MARGIN = 12 * 3600, 4
 
 
-def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: int | None) -> dict[str, Any]:
-    """Run one notebook; returns `{"notebook", "status", "seconds", "says"}` and never raises for it."""
-    target = out / "notebooks" / f"{name}.ipynb"
+def execute(
+    name: str, values: dict[str, Any], profile: str, out: Path, limit: int | None, folder: Path | None = None
+) -> dict[str, Any]:
+    """Run one notebook; returns `{"notebook", "status", "seconds", "says"}` and never raises for it.
+
+    It is kept in `notebooks` of `out`, or in another folder.
+    """
+    target = (folder or out / "notebooks") / f"{name}.ipynb"
     failed, partial = target.with_suffix(".failed.ipynb"), target.with_name(f".{name}.partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in (failed, *target.parent.glob(".*.partial.ipynb")):  # the latter of a run that was killed
+    for stale in (failed, partial):  # the latter of a run that was killed
         stale.unlink(missing_ok=True)
     os.environ |= {"SLOTS_OUT": str(out), "SLOTS_PROFILE": profile, "TQDM_DISABLE": "1"}
     row = {"notebook": name, "status": "ok", "seconds": 0.0, "says": ""}
@@ -260,7 +267,7 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
             start_timeout=120,
             execution_timeout=limit,
             extra_arguments=["--IPKernelApp.log_level=50"],  # it warns of TCP, and calls an interrupt an error
-            progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None},
+            progress_bar={"desc": f"  {name}", "leave": False, "position": 1, "disable": None if _alone() else True},
         )
         finish(partial, name, out, told=bool(values))
         os.replace(partial, target)
@@ -283,6 +290,52 @@ def execute(name: str, values: dict[str, Any], profile: str, out: Path, limit: i
             with contextlib.suppress(ValueError):  # the original error in the table matters more than its copy
                 row["says"] += f" (kept as {os.path.relpath(failed)})"
     return row
+
+
+def _alone() -> bool:
+    """Whether this is the runner itself, not one of several workers."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def join(name: str, values: dict[str, Any], profile: str, out: Path, limit: int | None) -> None:
+    """Run a notebook that runs elsewhere, only for its rows: `sweeps.run` of each takes those that nobody has begun."""
+    with tempfile.TemporaryDirectory() as folder:
+        execute(name, values, profile, out, limit, Path(folder))
+
+
+def each(calls: dict[str, tuple], count: int | None, scheduler: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of the table as notebooks end, `execute(*call)`: one after the other, or on workers of dask.
+
+    Raises:
+        Refused: there are no such workers.
+    """
+    if not count and not scheduler:
+        yield from ((name, execute(*call)) for name, call in calls.items())
+        return
+    from lib import workers  # imports torch, which takes seconds
+
+    # By their names, because the module that is `__main__` here is another one there.
+    task, other = (pkgutil.resolve_name(f"lib.run:{name}") for name in ("execute", "join"))
+    try:
+        with workers.remote(scheduler) if scheduler else workers.local(count) as client:
+            for name, found in workers.spread(client, task, other, calls):
+                says = f"{type(found).__name__}: {found}"
+                failed = {"notebook": name, "status": "DIED", "seconds": 0.0, "says": says}
+                yield name, found if isinstance(found, dict) else failed
+    except (ValueError, OSError) as error:  # the latter: of a scheduler that is gone
+        raise Refused(error) from error
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} workers can do nothing; give at least 1")
+    return int(text)
+
+
+def _sweep_up(out: Path) -> None:
+    """What runs that were killed have left."""
+    for stale in (out / "notebooks").glob(".*.partial.ipynb"):
+        stale.unlink(missing_ok=True)
 
 
 def finish(path: Path, name: str, out: Path, told: bool) -> None:
@@ -365,6 +418,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--time-limit", type=int, metavar="S", help="seconds a cell may take; with -p there is none")
     parser.add_argument("--remeasure", action="store_true", help="measure anew what other code had measured")
     parser.add_argument("--plan", action="store_true", help="say what it needs and how long it takes, and no more")
+    several = parser.add_mutually_exclusive_group()
+    several.add_argument("--workers", type=_count, metavar="N", help="so many at once, a GPU or some cores each")
+    several.add_argument("--scheduler", metavar="ADDRESS", help="on the workers of a dask scheduler, also elsewhere")
     parser.add_argument("--list", action="store_true", help="show the notebooks, their questions and parameters")
     options = parser.parse_args(arguments)
     if options.list:
@@ -375,6 +431,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["SLOTS_REMEASURE"] = "1"  # read by lib.sweeps in the kernels
     profile = folder = options.profile
     try:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            raise Refused("torchrun is for a training in a script; notebooks share devices with --workers")
         given = {k: read(v, f"-p {k}") for k, v in sorted(options.given)}
         plans = plan(options.notebooks, profile, given)
         if given:
@@ -398,16 +456,23 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.profile in TIME_LIMIT:
         limits = dict.fromkeys(plans, TIME_LIMIT[options.profile])
     rows: dict[str, dict] = {n: {"notebook": n, "status": "stopped", "seconds": 0.0, "says": ""} for n in plans}
-    bar = tqdm(plans.items(), desc="notebooks", position=0, disable=None)
+    calls = {name: (name, values, profile, out, limits[name]) for name, values in plans.items()}
+    bar = tqdm(total=len(plans), desc="notebooks", position=0, disable=None)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who is killed politely leaves nothing half-written
+    _sweep_up(out)
     try:
-        for name, values in bar:
-            bar.set_postfix_str(name)
-            rows[name] = execute(name, values, profile, out, limits[name])
+        for name, row in each(calls, options.workers, options.scheduler):
+            rows[name] = row
+            bar.update()
     except KeyboardInterrupt:
         pass  # the table says who was stopped
+    except Refused as error:
+        print(f"lib.run: {error}", file=sys.stderr)
+        if all(row["status"] == "stopped" for row in rows.values()):
+            return 2
     finally:
         bar.close()
+        _sweep_up(out)
     print(summary(list(rows.values())))
     print(f"written to {os.path.relpath(out)}: notebooks, figures, figures/results")
     found = {row["status"] for row in rows.values()}
