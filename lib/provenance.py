@@ -24,7 +24,7 @@ from torch import nn
 from lib import ROOT
 
 #: Modules that keep, draw, explore or run: they move no number.
-APART = "provenance files checkpoints sweeps results plots explore run tables figures".split()
+APART = "provenance files checkpoints parallel sweeps results plots explore run tables figures".split()
 #: Fields of a syntax tree that not every Python from 3.11 on has, or that say nothing of what is computed.
 SKIPPED = ("type_params", "type_comment", "kind", "ctx")
 #: Names of checkpoints that a trial loads although other code trained them: `training` fills it, `sweeps` reads it.

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from lib import ROOT, files, provenance, results
+from lib import ROOT, files, parallel, provenance, results
 from lib.checkpoints import OneLine
 from lib.provenance import as_json, short
 
@@ -38,7 +38,10 @@ def run(
     Raises:
         ValueError: a configuration is not JSON or not finite, the source of `fn` cannot be read, or `committed` is no
             file of `save`.
+        RuntimeError: under `torchrun`, whose processes are to do the same.
     """
+    if parallel.size() > 1:
+        raise RuntimeError("torchrun is for one training; rows are shared by the workers of lib.run --workers")
     grid = [as_json(params, f"configuration {i} of sweep {name}") for i, params in enumerate(grid)]
     now = {"revision": provenance.revision(), "code": provenance.code(fn)}
     heads = [{"params": p, "data": data(**p) if callable(data) else data} | now for p in grid]

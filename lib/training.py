@@ -10,21 +10,19 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from pandas import json_normalize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from lib import ROOT, checkpoints, provenance, results
+from lib import ROOT, checkpoints, files, parallel, provenance, results
 from lib.checkpoints import CheckpointError, OneLine
 
 SAVE_EVERY = 60.0  # seconds between two states of a run
@@ -140,7 +138,8 @@ def fit(
 ) -> Fitted:
     """Train `model` in place.
 
-    Introduced in notebooks/ex_slot1.ipynb.
+    Introduced in notebooks/ex_slot1.ipynb. Under `torchrun` each process trains on its share of every batch, see
+    `parallel`: they look, keep a state and stop together, at steps that are logged, and the first one writes.
 
     Args:
         model: moved to the device by Lightning Fabric, and left there.
@@ -158,25 +157,26 @@ def fit(
     Raises:
         Diverged: the loss is not finite.
         Interrupted: by the user, after the step that was under way; a second interrupt does not wait for its end.
-        ValueError: a batch of one for a model with BatchNorm.
+        ValueError: a batch of one for a model with BatchNorm, or one that the processes cannot share.
     """
     check_batch(model, recipe.batch)
-    fabric = Fabric(
-        accelerator=place(device).type, devices=1, precision=recipe.precision, plugins=[LightningEnvironment()]
-    )  # of one process, whatever a scheduler has started
+    fabric, alone = parallel.fabric(where := place(device), recipe.precision), parallel.size() == 1
+    model = parallel.joined(model, where)
     wrapped, optimiser = fabric.setup(model, optimiser(model.parameters(), recipe.lr))
     about = {"recipe": asdict(recipe)} | (state.about if state else {})
     start, history, film, before = _resume(state.path, model, optimiser, about) if state else (0, [], {}, 0.0)
     begun = kept_at = time.monotonic()
-    kept, losses = start, []  # losses: since the host last waited for the device
-    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=label, leave=False)
+    kept, losses, stop = start, [], False  # losses: since the host last waited for the device
+    quiet = {"disable": True} if parallel.rank() else {}
+    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=label, leave=False, **quiet)
     told = bar.disable  # headless there is nobody to tell
     try:
         with _patient() as asked:
             for step in bar:
                 torch.manual_seed(recipe.seed * 1_000_003 + step)
                 optimiser.param_groups[0]["lr"] = recipe.lr_at(step)
-                value, statistics = loss(wrapped, step)
+                with parallel.draws(recipe.batch):
+                    value, statistics = loss(wrapped, step)
                 optimiser.zero_grad()
                 fabric.backward(value)
                 fabric.clip_gradients(wrapped, optimiser, max_norm=recipe.clip, error_if_nonfinite=False)
@@ -185,8 +185,10 @@ def fit(
                 losses.append(value.detach())
                 watched = watch is not None and ((watch_every and done % watch_every == 0) or done == recipe.steps)
                 logged = watched or done % LOG_EVERY == 0 or done == recipe.steps
-                stop = bool(asked)
-                due = state and (stop or now - kept_at >= SAVE_EVERY or done == recipe.steps)
+                stop, late = bool(asked), now - kept_at >= SAVE_EVERY
+                if not alone:
+                    stop, late = logged and parallel.agreed(stop, where), logged and late
+                due = state and (stop or late or done == recipe.steps)
                 if logged or due:
                     seen, statistics = _fetch(losses, statistics)
                     if wrong := [i for i, x in enumerate(seen, done - len(seen)) if not math.isfinite(x)]:
@@ -210,11 +212,12 @@ def fit(
                     told = True
                 if due:
                     header = about | {"step": done, "history": history, "seconds": before + now - begun}
-                    _save_state(state.path, model, optimiser, header, film)
+                    if parallel.rank() == 0:
+                        _save_state(state.path, model, optimiser, header, film)
                     kept, kept_at = done, now
                 if stop:
                     break
-            if asked:
+            if stop or (alone and asked):
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
         again = f"at step {kept}; run again to go on" if kept else "and nothing is kept; run again to begin anew"
@@ -240,7 +243,9 @@ def place(device: str) -> torch.device:
         raise ValueError(f"device is {device!r}; choose auto, cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("device is cuda, but torch sees no GPU; install a CUDA build, or set device to cpu or auto")
-    return torch.device("cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if parallel.size() > 1 else torch.device("cuda")
 
 
 def settled(device: torch.device, timer: Callable[[], float] = time.perf_counter) -> float:
@@ -325,9 +330,12 @@ def _patient() -> Iterator[list]:
 
 
 def _fetch(losses: list[Tensor], statistics: dict[str, float | Tensor]) -> tuple[list[float], dict[str, float]]:
-    """Numbers of what may lie on a device; it is waited for once."""
-    tensors = {k: v.detach().to(losses[0].device) for k, v in statistics.items() if isinstance(v, Tensor)}
-    numbers = torch.stack([*losses, *tensors.values()]).tolist()
+    """Numbers of what may lie on a device, means over processes; it is waited for once."""
+    where = losses[0].device
+    if parallel.size() > 1:
+        statistics = {k: torch.as_tensor(v, dtype=torch.float64, device=where) for k, v in statistics.items()}
+    tensors = {k: v.detach().to(where) for k, v in statistics.items() if isinstance(v, Tensor)}
+    numbers = parallel.mean(torch.stack([*losses, *tensors.values()])).tolist()
     return numbers[: len(losses)], statistics | dict(zip(tensors, numbers[len(losses) :], strict=True))
 
 
@@ -354,10 +362,10 @@ def _resume(path: Path, model: nn.Module, optimiser, about: dict) -> tuple[int, 
     try:
         tensors, header = checkpoints.load(path)
     except CheckpointError as error:
-        print(f"{error}; training begins anew")
+        parallel.say(f"{error}; training begins anew")
         return fresh
     if {k: header.get(k) for k in about} != about or not {"step", "history", "seconds"} <= header.keys():
-        print(f"{path.name} is of another configuration, other data or other code; training begins anew")
+        parallel.say(f"{path.name} is of another configuration, other data or other code; training begins anew")
         return fresh
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}
@@ -407,52 +415,66 @@ def load_or_train(
     stamps = {"model": provenance.code_of_model(model, build), "training": provenance.code(train)}
     file = f"{name}-{provenance.short(wanted)[:6]}.safetensors"
     folders = (results.out() / "checkpoints", ROOT / "checkpoints")
-    why = ""
-    for path in (*(folder / file for folder in folders), folders[1] / f"{name}.safetensors"):  # the last: of backbones
-        header = checkpoints.about(path) if path.exists() else {}
-        if path.exists() and not header:
-            checkpoints.load(path)  # says what is wrong with it
-        if {k: header.get(k) for k in wanted} != wanted:
-            continue
-        made = header["code"] if isinstance(header.get("code"), dict) else {}
-        if made.get("model") != stamps["model"]:
-            why = f"{path.name} was trained by other code of the model"
-        elif made.get("training") != stamps["training"] and provenance.remeasure():
-            why = f"{path.name} was trained by other code"
+    where, path, why = place(device), folders[0] / file, ""
+
+    def kept() -> Run | None:
+        nonlocal why
+        of_backbones = folders[1] / f"{name}.safetensors"
+        for path in (*(folder / file for folder in folders), of_backbones):
+            header = checkpoints.about(path) if path.exists() else {}
+            if path.exists() and not header:
+                checkpoints.load(path)  # says what is wrong with it
+            if {k: header.get(k) for k in wanted} != wanted:
+                continue
+            made = header["code"] if isinstance(header.get("code"), dict) else {}
+            if made.get("model") != stamps["model"]:
+                why = f"{path.name} was trained by other code of the model"
+            elif made.get("training") != stamps["training"] and provenance.remeasure():
+                why = f"{path.name} was trained by other code"
+            else:
+                if made.get("training") != stamps["training"] and provenance.FOREIGN.get() is not None:
+                    provenance.FOREIGN.get().append(path.name)
+                tensors, header = checkpoints.load(path)
+                checkpoints.fill(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
+                extra = {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")}
+                return Run(model.to(where).eval(), header, extra)
+        return None
+
+    if parallel.size() == 1 and (found := kept()):
+        return found
+    lock = files.lock(results.out() / "sweeps" / "locks" / file, wait=True) if parallel.rank() == 0 else nullcontext()
+    with lock:  # another process may be training it
+        parallel.wait(where)
+        if found := kept():
+            return found
+        state = State(path.with_suffix(".state.safetensors"), wanted | {"code": stamps})
+        begun = checkpoints.about(state.path)
+        if begun.items() >= state.about.items():
+            parallel.say(f"{name}: goes on from step {begun['step']} of {recipe.steps}")
         else:
-            if made.get("training") != stamps["training"] and provenance.FOREIGN.get() is not None:
-                provenance.FOREIGN.get().append(path.name)
-            tensors, header = checkpoints.load(path)
-            checkpoints.fill(model, {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, path)
-            extra = {k[6:]: v for k, v in tensors.items() if k.startswith("extra.")}
-            return Run(model.to(place(device)).eval(), header, extra)
-    path = folders[0] / file
-    state = State(path.with_suffix(".state.safetensors"), wanted | {"code": stamps})
-    begun = checkpoints.about(state.path)
-    if begun.items() >= state.about.items():
-        print(f"{name}: goes on from step {begun['step']} of {recipe.steps}")
-    else:
-        print(f"{name}: trains {recipe.steps} steps; {why or _nearest(name, folders, wanted)}")
-    peak_memory(where := place(device), reset=True)
-    history, extra, spent = train(model, state)
-    header = wanted | {
-        "code": stamps,
-        "seed": recipe.seed,
-        "history": history,
-        "metrics": history[-1],
-        "seconds": round(spent, 1),
-        "device": results.device_name(next(model.parameters()).device),
-        **peak_memory(where),
-        "versions": results.versions(),
-    }
-    # What is measured from here on is what is on disk: weights pass through half precision in both branches.
-    weights = half({k: v.cpu() for k, v in model.state_dict().items()})
-    checkpoints.save(
-        path, {f"model.{k}": v for k, v in weights.items()} | {f"extra.{k}": v for k, v in extra.items()}, header
-    )
-    state.path.unlink(missing_ok=True)
-    checkpoints.fill(model, weights, path)
-    return Run(model.to(where).eval(), header, extra)
+            parallel.say(f"{name}: trains {recipe.steps} steps; {why or _nearest(name, folders, wanted)}")
+        peak_memory(where, reset=True)
+        history, extra, spent = train(model, state)
+        header = wanted | {
+            "code": stamps,
+            "seed": recipe.seed,
+            "history": history,
+            "metrics": history[-1],
+            "seconds": round(spent, 1),
+            "device": results.device_name(next(model.parameters()).device),
+            "processes": parallel.size(),
+            **peak_memory(where),
+            "versions": results.versions(),
+        }
+        # What is measured from here on is what is on disk: weights pass through half precision in both branches.
+        weights = half({k: v.cpu() for k, v in model.state_dict().items()})
+        if parallel.rank() == 0:
+            tensors = {f"model.{k}": v for k, v in weights.items()} | {f"extra.{k}": v for k, v in extra.items()}
+            checkpoints.save(path, tensors, header)
+            state.path.unlink(missing_ok=True)
+        parallel.wait(where)  # all find it from here on
+        checkpoints.fill(model, weights, path)
+        return Run(model.to(where).eval(), header, extra)
 
 
 def _nearest(name: str, folders: tuple[Path, ...], wanted: dict[str, Any]) -> str:

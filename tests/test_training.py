@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -340,6 +342,20 @@ def test_load_or_train(house, capsys):
     house(area=(0.5, 1.0), precision="16-true")
     assert len(house.trained) == 4 and len(set(house.trained)) == 4, "another configuration has another state"
     assert len(list(house.folder.iterdir())) == 4, "and another file"
+
+
+def test_who_comes_while_another_trains_waits_and_loads(house):
+    """As where notebooks that share a model run at once."""
+    both = threading.Barrier(2)
+
+    def build():
+        both.wait(timeout=60)
+        return model()
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: house(build=build), range(2))
+    assert len(house.trained) == 1 and one.header == other.header
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 
 def test_a_killed_run_goes_on_only_with_the_same_configuration(house, monkeypatch, capsys):

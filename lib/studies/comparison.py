@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize, pixel_unshuffle
 from torchvision.transforms.v2 import functional as F
 
-from lib import ROOT, plots
+from lib import ROOT, parallel, plots
 from lib.data.movi import MoviDataset, Scene
 from lib.features import Features, Split
 from lib.metrics import objects
@@ -192,7 +192,7 @@ class ComparisonStudy:
             begin(step)
             if config.cooled:
                 model.attention_temperature = model.mask_temperature = linear_temperature(step, recipe.steps)
-            return data.batch(indices(recipe, step, self.train.count))
+            return data.batch(parallel.shared(indices(recipe, step, self.train.count)))
 
         return experiment.fitted(
             model, state, batch, data, config.rules, recipe, device=self.device, label="ex_comparison"

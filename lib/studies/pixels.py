@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from lib import parallel
 from lib.data import photos
 from lib.data.shapes import Shapes
 from lib.files import DataError
@@ -91,6 +92,7 @@ def training_step(model: nn.Module, step: int, images: Tensor, config: Config, r
     if config.jitter:
         change = jitter(config.jitter)
         batch = torch.stack([change(image) for image in batch])  # each image its own draw
+    batch = parallel.shared(batch)
     out = model(batch, linear_temperature(step, recipe.steps, *config.temperature))
     loss = (out.reconstruction - batch).pow(2).mean()
     return loss, {"mask_certainty": out.masks.detach().amax(1).mean()}

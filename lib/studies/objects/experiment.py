@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from lib import parallel
 from lib.features import Split, ahead
 from lib.masks import guided, merge, merge_overlapping
 from lib.metrics import objects
@@ -69,7 +70,7 @@ def train(
     watched = None if held_out is None else {"data": held_out.fingerprint, "every": watch_every}
 
     def batch(step: int) -> Tensor:
-        tokens = data.features.batch(indices(recipe, step, data.count))
+        tokens = data.features.batch(parallel.shared(indices(recipe, step, data.count)))
         return pool(tokens, data.features.grid[0] // 2) if step < config.coarse * recipe.steps else tokens
 
     def watch(net: nn.Module, step: int) -> dict[str, float | Tensor]:

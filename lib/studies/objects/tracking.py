@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from lib import checkpoints
+from lib import checkpoints, parallel
 from lib.features import Split, ahead
 from lib.masks import guided, merge
 from lib.metrics import controls, objects, tracking
@@ -69,7 +69,10 @@ def train(
             raise ValueError(f"{name}: videos have {frames} frames, clips {config.clip}; take shorter clips")
 
         def batch(step: int) -> Tensor:
-            first, scene = np.divmod(indices(recipe, step, scenes * starts).numpy(), scenes)
+            drawn = indices(recipe, step, scenes * starts).numpy()
+            if not config.contrast:  # which compares all videos of the batch
+                drawn = parallel.shared(drawn)
+            first, scene = np.divmod(drawn, scenes)
             return data.features.clips(scene, first, config.clip)
 
         normalised = data.features if start is None else None

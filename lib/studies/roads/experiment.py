@@ -5,7 +5,7 @@ of 128 x 128, batches of four. Introduced in notebooks/streethazards.ipynb.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
-from lib import ROOT, checkpoints
+from lib import ROOT, checkpoints, parallel
 from lib.data.augment import Resize
 from lib.data.streethazards import CLASSES, IGNORE, StreetHazards
 from lib.metrics import segmentation
@@ -42,6 +42,7 @@ class Frames:
         self.height, self.width = self._decoded(0)[1].shape
         small = 4 * self.height * self.width * len(self.data) <= MEMORY
         self._pair = cache(self._decoded) if small else self._decoded
+        self._blank = tv_tensors.Image(torch.empty(3, self.height, self.width, dtype=torch.uint8, device="meta"))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -53,9 +54,21 @@ class Frames:
         image, label = self.data[i]
         return (image * 255).round().byte(), label.byte()
 
-    def batch(self, picks: Iterable[int], transform: Callable) -> tuple[Tensor, Tensor]:
-        """Images float32 `[B, 3, H, W]` in 0..1 and labels int64 `[B, H, W]` after a transform of both."""
-        pairs = [transform(tv_tensors.Image(x), tv_tensors.Mask(y)) for x, y in (self[i] for i in picks)]
+    def batch(
+        self, picks: Sequence[int], transform: Callable, places: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Images float32 `[B, 3, H, W]` in 0..1 and labels int64 `[B, H, W]` after a transform of both.
+
+        Args:
+            places: of the picks that are made, all if None. For the others the transform only draws.
+        """
+        pairs = []
+        for place, pick in enumerate(picks):
+            if places is None or place in places:
+                x, y = self[pick]
+                pairs.append(transform(tv_tensors.Image(x), tv_tensors.Mask(y)))
+            else:
+                transform(self._blank)  # has a size and no pixels
         images, labels = (
             torch.stack([part.as_subclass(Tensor) for part in parts]) for parts in zip(*pairs, strict=True)
         )
@@ -74,7 +87,7 @@ def start_of(network: str) -> str:
 
 
 class Batches(Dataset):
-    """Item `step` is that step's batch (see `Frames.batch`), and torch's generator after it was drawn.
+    """Item `step` is this process's share of that step's batch, and torch's generator after the whole was drawn.
 
     All its draws begin from `(seed, step)`, as those of `training.fit` do, so a batch does not depend on who makes it;
     what is drawn after it, such as dropout, goes on from the generator's state.
@@ -87,7 +100,8 @@ class Batches(Dataset):
         picks = indices(self.recipe, step, len(self.frames)).tolist()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed * 1_000_003 + step)
-            return *self.frames.batch(picks, self.transform), torch.get_rng_state()
+            share = parallel.shared(range(len(picks)))
+            return *self.frames.batch(picks, self.transform, share), torch.get_rng_state()
 
 
 @torch.no_grad()
@@ -186,7 +200,9 @@ class RoadStudy:
             (x, y, drawn), due = next(ahead), step + 1
             torch.set_rng_state(drawn)
             where = next(net.parameters()).device
-            return cross_entropy(net(x.to(where)).float(), y.to(where), ignore_index=IGNORE), {}
+            x, y = x.to(where), y.to(where)
+            total = cross_entropy(net(x).float(), y, ignore_index=IGNORE, reduction="sum")
+            return parallel.average(total, (y != IGNORE).sum()), {}
 
         return loss
 

@@ -95,6 +95,17 @@ def test_worker_processes_make_the_same_batches(study, notebook):
     assert found[0][3] == pytest.approx(found[0][1], rel=1e-5), "the same batch again"
 
 
+def test_a_share_of_a_batch_is_cut_out_of_the_whole(study, each_treatment, monkeypatch):
+    """The second of two processes makes its half, and goes on from the same state of the generator."""
+    batches = experiment.Batches(study.split("train"), Recipe(3, 4), study.transform(each_treatment, (16, 16)))
+    whole = batches[1]
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    share = batches[1]
+    assert all(torch.equal(a[2:], b) for a, b in zip(whole[:2], share[:2], strict=True))
+    assert torch.equal(whole[2], share[2])
+
+
 def test_a_batch_of_one_is_refused_before_anything_is_read():
     with pytest.raises(ValueError, match="batch is 1"):
         RoadStudy(batch=1)
