@@ -344,6 +344,8 @@ def fit(
 class _Visits:
     """In place of the bar of `training.fit`: some of its steps, spread over all, and what those of a batch take."""
 
+    disable = True  # nobody is told
+
     def __init__(self, model: nn.Module, recipe: Recipe, most: int, where: torch.device):
         self.most, self.where, self.found = most, where, []
         self.share = min(NOW.few or recipe.batch, recipe.batch) / recipe.batch
