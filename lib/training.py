@@ -5,6 +5,7 @@ killed and resumed needs no generator state to go on exactly where it would have
 """
 
 import math
+import mmap
 import os
 import signal
 import threading
@@ -293,9 +294,10 @@ def _peak() -> int:
 def _peaks_are_forgotten() -> bool:
     """Tried with a block of 32 MB, because a system may take the reset and ignore it."""
     try:
-        block = b"x" * 2**25
+        block = mmap.mmap(-1, 2**25)  # from the system, not from what is kept for reuse
+        block.write(bytes(2**25))
         before = _peak()
-        del block
+        block.close()
         PEAK_RESET.write_text("5")
         return _peak() < before - 2**24
     except (OSError, IndexError):

@@ -1,6 +1,7 @@
 """`fit` trains, stops in time and resumes to the bit after a real kill; `load_or_train` loads only what matches."""
 
 import io
+import mmap
 import os
 import signal
 import subprocess
@@ -137,8 +138,9 @@ def test_the_peak_of_memory_is_that_since_the_reset():
     if "host_mb" not in training.peak_memory(cpu, reset=True):
         pytest.skip("this system does not forget peaks")
     before = training.peak_memory(cpu)["host_mb"]
-    block = torch.ones(64, 2**20 // 4)  # 64 MB
-    assert training.peak_memory(cpu)["host_mb"] - before > 0.8 * block.numel() * 4 / 2**20
+    with mmap.mmap(-1, 2**26) as block:  # 64 MB from the system; what was freed before might be used again
+        block.write(b"x" * 2**26)
+    assert training.peak_memory(cpu)["host_mb"] - before > 50
 
 
 def test_no_peak_is_told_where_the_system_ignores_the_reset(monkeypatch, tmp_path):
