@@ -214,9 +214,9 @@ def as_tensor(data, dtype=None, device=None):
 
 def install() -> None:
     """From here on this process has the device, and `training.fit` trains on it, whatever it is told."""
-    from lib import training
+    from lib import parallel
 
-    torch.tensor, torch.as_tensor, training.Fabric = tensor, as_tensor, Fabric
+    torch.tensor, torch.as_tensor, parallel.Fabric = tensor, as_tensor, Fabric
     plain = torch.autocast
 
     class Autocast(plain):
