@@ -19,9 +19,10 @@ test: .venv/ready
 mutants: .venv/ready
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q -m "" tests/test_replay.py
 
-# paper on real formats, gpu on a pretend accelerator, 200 kills, full disks: all that stands between here and there.
+# paper on real formats, gpu on a pretend accelerator, 200 kills, full disks, several processes: all that stands between
+# here and there.
 rehearse: .venv/ready
-	TQDM_DISABLE=1 $(BIN)/python -m pytest -q -m "" tests/rehearsal
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q -m "" tests/rehearsal tests/test_workers.py tests/test_parallel.py
 
 # On a machine with a GPU, with its own Python: nothing is installed. gpu-wheels fetches small packages for it.
 gpu-check:

@@ -40,7 +40,8 @@ def local(count: int) -> Iterator[Client]:
     options = {"nthreads": max(CPU_COUNT // count, 1), "resources": RUN, "memory_limit": 0, "host": "127.0.0.1"}
     options |= {"dashboard": False, "silence_logs": logging.ERROR}
     workers = {i: {"cls": Nanny, "options": options | {"env": _seen(names[i : i + 1])}} for i in range(count)}
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    own = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}  # any free ports
+    scheduler = {"cls": Scheduler, "options": own}
     logging.getLogger("distributed").setLevel(logging.ERROR)
     # A worker that is replaced is late where the machine is busy; dask would give it up after 15 s.
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}):

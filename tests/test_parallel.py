@@ -80,6 +80,7 @@ def second(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.slow  # several processes: `make rehearse`
 def test_two_processes_train_as_one(tmp_path, monkeypatch):
     path = tmp_path / "train.py"
     path.write_text(TRAIN)
