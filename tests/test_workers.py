@@ -51,7 +51,7 @@ def house(tmp_path):
     (notebooks / "params").mkdir(parents=True)
     for name in ("one", "two"):
         made = new_notebook(cells=[new_markdown_cell(f"# {name}")])
-        parameters = "seeds: list = [0, 1, 2, 3]  # one run each\nnap: float = 0.5  # seconds"
+        parameters = "seeds: list = [0, 1, 2]  # one run each\nnap: float = 2.0  # seconds; an orphan lives one"
         made.cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))
         made.cells.append(new_code_cell(MEASURE.replace("NAME", name)))
         made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -185,7 +185,7 @@ def test_workers_that_somebody_has_started_are_left_without_a_run(jobs, tmp_path
         busy = int((tmp_path / "slow").read_text())
         assert alive(busy)
         found.close()  # as an interrupt does
-        assert until(lambda: not alive(busy))
+        assert until(lambda: not alive(busy), 120)
         assert dict(workers.spread(client, jobs.work, jobs.join, {"b": ("b", tmp_path)}))["b"]["threads"]
     monkeypatch.setattr(workers, "RUN", {})
     with workers.local(1) as own, pytest.raises(ValueError, match="1 workers at .*, none with the resource run; start"):
