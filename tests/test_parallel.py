@@ -89,9 +89,9 @@ def test_two_processes_train_as_one(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(path)]
     said = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=500)
     assert said.returncode == 0, said.stderr
-    stops = {f"rank {rank}: slots: interrupted at step 6; run again to go on" for rank in (0, 1)}
-    assert stops <= {*said.stdout.splitlines()}, "both stop after the same step"
-    assert {"rank 0: mean 3.25", "rank 1: mean 3.25"} <= {*said.stdout.splitlines()}
+    for rank in (0, 1):  # no lines: what two processes print at once may share one
+        assert f"rank {rank}: slots: interrupted at step 6; run again to go on" in said.stdout, "both after one step"
+        assert f"rank {rank}: mean 3.25" in said.stdout
     assert said.stdout.count("slots: goes on from step 6 of 12") == 1
 
     monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "one"))
