@@ -259,10 +259,9 @@ def sheet(pictures: dict[str, np.ndarray], columns: int = 4, side: int = SIDE) -
 
 def pixel(x: float, y: float, size: tuple[int, int], side: int = SIDE) -> tuple[int, int]:
     """Row and column in a picture of `size` (H, W) of the point x, y of a `sheet` of pictures of that size."""
-    factor = side / max(size)
-    height, width = (round(s * factor) for s in size)
-    found = ((y % (height + TITLE) - TITLE) / factor, x % (width + GAP) / factor)
-    return tuple(int(np.clip(f, 0, s - 1)) for f, s in zip(found, size, strict=True))
+    height, width = (round(s * side / max(size)) for s in size)
+    found = (y % (height + TITLE) - TITLE + 0.5) / height, (x % (width + GAP) + 0.5) / width
+    return tuple(int(np.clip(f * s, 0, s - 1)) for f, s in zip(found, size, strict=True))
 
 
 @lru_cache
@@ -312,7 +311,7 @@ def lines(series: dict[str, Sequence[tuple[float, float]]], end: float, size: tu
         if len(at) > 1:
             pen.line(at, fill=plots.SLOTS[(0, 3, 2)[i % 3]], width=2)
         last = f" {points[-1][1]:.2f}" if points else ""
-        pen.text((6, 4 + 16 * i), name + last, fill=plots.SLOTS[(0, 3, 2)[i % 3]], font=_font())
+        pen.text((6, height // 3 + 16 * i), name + last, fill=plots.SLOTS[(0, 3, 2)[i % 3]], font=_font())
     return np.asarray(image)
 
 

@@ -313,7 +313,8 @@ def collapse(root: Path = MOVI) -> Explorer:
     """Choose how slots begin, their frames, temperature and diversity; train a few hundred steps; stop, reset.
 
     32 images are learned from and four held-out ones watched, on 16 x 16 tokens: a toy, in which collapse and its end
-    are seen in a minute. The numbers of ex_dino2 are those of its own trainings.
+    are seen in a minute. The numbers of ex_dino2 are those of its own trainings. It is stopped by its button: a kernel
+    hears of interrupts only while a cell runs.
 
     Introduced in notebooks/ex_dino2.ipynb.
 

@@ -57,7 +57,7 @@ def test_objects(tiny):
                          temperature=panel.controls["temperature"].value)[:, 9, 64]  # fmt: skip
     assert f"slot {share.argmax()} has {share.max():.2f} of the pixel in row 9, column 64" in panel.line.value
     panel._event._dom_handlers({"dataX": 10.0, "dataY": 22.0 + 20.0})
-    assert (panel.controls["row"].value, panel.controls["column"].value) == (12, 6)
+    assert (panel.controls["row"].value, panel.controls["column"].value) == (13, 6)
 
 
 def test_a_video(tiny):
