@@ -18,7 +18,7 @@ import shutil
 import symtable
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
@@ -508,12 +508,15 @@ def from_hub(name: str, published: tuple[str, ...], build: Callable[[], nn.Modul
     )
 
 
-def survey(plans: dict[str, dict[str, Any]], notebooks: Path, out: Path, measure: bool) -> dict[str, Any]:
+def survey(
+    plans: dict[str, dict[str, Any]], notebooks: Path, out: Path, measure: bool, workers: int = 1
+) -> dict[str, Any]:
     """Follow notebooks with their parameters, one after the other, and print what each needs.
 
     Args:
         out: where the run would write; what it holds counts as done.
         measure: time steps and tokens too.
+        workers: so many notebooks at once, see `together`.
 
     Returns:
         "wrong": why the run cannot start, one line each; and by notebook "seconds" and "trainings", their steps.
@@ -535,14 +538,17 @@ def survey(plans: dict[str, dict[str, Any]], notebooks: Path, out: Path, measure
             found["seconds"][name], found["trainings"][name] = needs.seconds, [n for _, n in needs.trainings]
             wrong |= dict.fromkeys([*(f"missing: {k}: {v}" for k, v in needs.missing.items()), *needs.tight])
     if measure:
-        steps, hours = (
-            [n for each in found["trainings"].values() for n in each],
-            _duration(sum(found["seconds"].values())),
-        )
+        steps, each = [n for some in found["trainings"].values() for n in some], found["seconds"].values()
+        hours = _duration(together(each, workers)) + f" with {workers} workers" * (workers > 1)
         gb = sum(cache.gb for cache in needs.tokens.values() if cache.kept)
         print(f"plan: in all {len(steps)} trainings, {sum(steps):,} steps, {hours}, {gb:.1f} GB of tokens")
         print("plan: a coarse estimate, of a few steps each; what is measured between and after trainings comes on top")
     return found | {"wrong": list(wrong)}
+
+
+def together(seconds: Collection[float], workers: int) -> float:
+    """Seconds of notebooks on workers that do not slow each other (a GPU each): no less than the longest takes."""
+    return max(sum(seconds) / workers, *seconds, 0.0)
 
 
 def told(name: str, needs: Needs) -> list[str]:
@@ -572,5 +578,5 @@ def _duration(seconds: float) -> str:
 
 if __name__ == "__main__":
     asked = json.loads(sys.stdin.read())
-    answer = survey(asked["plans"], Path(asked["notebooks"]), Path(asked["out"]), asked["measure"])
+    answer = survey(asked["plans"], Path(asked["notebooks"]), Path(asked["out"]), asked["measure"], asked["workers"])
     Path(asked["answer"]).write_text(json.dumps(answer))

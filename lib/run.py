@@ -213,11 +213,12 @@ def _typed(value: Any, wanted: type, items: Any) -> Any:
     return value
 
 
-def foreseen(plans: dict[str, dict[str, Any]], out: Path, full: bool) -> dict[str, Any]:
+def foreseen(plans: dict[str, dict[str, Any]], out: Path, full: bool, workers: int = 1) -> dict[str, Any]:
     """What `lib.plan.survey` finds, in a process of its own: what is missing, and, if `full`, told and timed, all."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         asked = {"plans": plans, "notebooks": str(NOTEBOOKS), "out": str(out), "measure": full, "answer": str(answer)}
+        asked["workers"] = workers
         command, quiet = [sys.executable, "-m", "lib.plan"], None if full else subprocess.DEVNULL
         done = subprocess.run(command, input=json.dumps(asked), text=True, cwd=ROOT, stdout=quiet, check=False)
         if done.returncode:
@@ -441,7 +442,9 @@ def main(arguments: list[str] | None = None) -> int:
         out = ROOT / "runs" / folder if options.out is None else options.out
         full = options.plan or options.profile not in TIME_LIMIT
         asked = plans if full else {n: values for n, values in plans.items() if outside(n, values)}
-        needs = foreseen(asked, Path(out).resolve(), full) if asked else {"wrong": [], "seconds": {}}
+        needs = {"wrong": [], "seconds": {}}
+        if asked:
+            needs = foreseen(asked, Path(out).resolve(), full, options.workers or 1)
         if needs["wrong"]:
             raise Refused("\n".join(["this cannot be run here", *needs["wrong"]]))
         if options.plan:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from lib import ROOT, files, parallel, provenance, results
@@ -225,3 +226,10 @@ def one(rows: list[Row], **params: Any) -> dict[str, Any]:
     for row in find(rows, **params):
         return row["metrics"]
     raise NothingMeasured(f"there is no row with {params}: it failed, see above, or was not asked for")
+
+
+def close(now: dict[str, Any], row: dict[str, Any], atol: float) -> bool:
+    """Whether no number that both have differs by more than `atol`; a NaN, None in a row, is equal to itself."""
+    shared = sorted(now.keys() & row.keys())
+    here, there = (np.array([part[key] for key in shared], float) for part in (now, row))
+    return np.allclose(here, there, rtol=0, atol=atol, equal_nan=True)

@@ -235,3 +235,8 @@ def test_what_is_told(now):
         "  tokens: 0.5 GB in cache/features, no room, computed in every step; once would take 40.0 min",
         "  memory: a step 3.0 GB, host 1.2 GB",
     ]
+
+
+def test_workers_share_notebooks_and_wait_for_the_longest():
+    assert plan.together([30.0, 60.0, 30.0], 1) == 120 and plan.together([30.0, 60.0, 30.0], 2) == 60
+    assert plan.together([30.0, 90.0, 30.0], 2) == 90 and plan.together([], 2) == 0

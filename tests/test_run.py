@@ -256,8 +256,8 @@ def asked(monkeypatch):
     """What a plan was asked for; it finds that one would take two days, and that two lacks its data."""
     found = []
 
-    def foreseen(plans, out, full):
-        found.append((list(plans), full))
+    def foreseen(plans, out, full, workers):
+        found.append((list(plans), full, workers))
         return {"wrong": ["missing: data of two"] if "two" in plans else [], "seconds": dict.fromkeys(plans, 2 * 86400)}
 
     monkeypatch.setattr(run, "foreseen", foreseen)
@@ -267,11 +267,12 @@ def asked(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "planned"),
     [
-        (["--plan"], (["one", "two", "three"], True)),
-        (["--profile", "smoke", "two", "--plan"], (["two"], True)),
-        (["--profile", "large"], (["one", "two", "three"], True)),
-        (["-p", "network", "fpn_lite0", "two"], (["two"], False)),
-        (["-p", "device", "cuda", "two"], (["two"], False)),
+        (["--plan"], (["one", "two", "three"], True, 1)),
+        (["--plan", "--workers", "3"], (["one", "two", "three"], True, 3)),
+        (["--profile", "smoke", "two", "--plan"], (["two"], True, 1)),
+        (["--profile", "large"], (["one", "two", "three"], True, 1)),
+        (["-p", "network", "fpn_lite0", "two"], (["two"], False, 1)),
+        (["-p", "device", "cuda", "two"], (["two"], False, 1)),
     ],
 )
 def test_what_cannot_run_here_does_not_start(house, tmp_path, capsys, monkeypatch, asked, arguments, planned):
