@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import open_clip
@@ -95,6 +96,15 @@ def test_clip_tokens_are_those_of_open_clip(files):
         tower((picture - mean) / std)
     out = caught[0] if caught[0].shape[0] == 1 else caught[0].transpose(0, 1)
     torch.testing.assert_close(load("clip_vitb16", folder)(picture).tokens, out[:, 1:], atol=1e-4, rtol=1e-3)
+
+
+def test_clip_reads_the_same_from_safetensors(files, tmp_path):
+    folder, state = files[0], torch.load(files[0] / "open_clip_pytorch_model.bin", weights_only=True)
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "open_clip_model.safetensors")
+    shutil.copy(folder / "open_clip_config.json", tmp_path)
+    picture = images(32, 1)
+    found = [load("clip_vitb16", where)(picture).tokens for where in (folder, tmp_path)]
+    assert torch.equal(*found)
 
 
 def test_resnet_maps_are_those_of_torchvision(files):

@@ -10,6 +10,7 @@ from lib.data.movi import SIZES, MoviDataset
 from lib.masks import guided, merge
 from lib.metrics import objects
 from lib.models.video import VideoModel
+from lib.studies.objects import tracking
 from lib.studies.objects.final import ObjectStudy
 
 
@@ -32,7 +33,8 @@ def runs_of(
 ) -> list[dict]:
     """Rows of the four sweeps as runs for `results.write`.
 
-    Video measures join the runs of ours; `frame_fg_ari` is that of single frames of the same videos. `time` and
+    Video measures join the runs of ours, those of a single pass are "ours_online"; `frame_fg_ari` is that of single
+    frames of the same videos. `time` and
     `memory` of trainings on more tokens are relative to the fewest tokens of the same seed, because seconds hold for
     one machine only.
 
@@ -47,6 +49,8 @@ def runs_of(
         for stage, config in stages[name].items():
             found = metrics[stage] | _over_time(tracked.get(stage, {}))
             runs.append({"config": config, "seed": p["seed"], "metrics": found})
+        if "online" in tracked:
+            runs.append({"config": f"{name}_online", "seed": p["seed"], "metrics": _over_time(tracked["online"])})
     for row in small:
         p, m = row["params"], row["metrics"]
         name, cost = f"slots_{p['slots']}", {}
@@ -145,7 +149,7 @@ def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:
 def drawn(
     study: ObjectStudy, model: VideoModel, threshold: float, scene: int, radius: int = 12
 ) -> tuple[torch.Tensor, ...]:
-    """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and the masks `[T, K, H, W]` of one start, refined.
+    """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and its masks `[T, K, H, W]`, there and back, refined.
 
     Only that scene's tokens are computed.
     """
@@ -153,7 +157,8 @@ def drawn(
     frames = torch.from_numpy(found.video).permute(0, 3, 1, 2) / 255
     network = study.network()
     torch.manual_seed(0)
-    seen = model(features.tokens_of(network, frames.to(network.mean.device), study.image_px, 32)[None])
+    tokens = features.tokens_of(network, frames.to(network.mean.device), study.image_px, 32)
+    seen = tracking.there_and_back(model, tokens[None])
     merged = merge(seen.attention, seen.slots, seen.places, threshold)[0]
     return frames, torch.from_numpy(found.masks), guided(merged, frames, radius).cpu()
 

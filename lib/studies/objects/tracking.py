@@ -17,7 +17,7 @@ from lib.features import Split, ahead
 from lib.masks import guided, merge
 from lib.metrics import controls, objects, tracking
 from lib.models.dinosaur import Dinosaur, on_image
-from lib.models.video import VideoModel
+from lib.models.video import Tracked, VideoModel
 from lib.studies.objects.experiment import TrainConfig, fitted
 from lib.training import Fitted, Recipe, Run, State, indices, load_or_train
 
@@ -83,15 +83,27 @@ def train(
 
 @torch.no_grad()
 def track(
-    model: VideoModel, data: Split, scenes: np.ndarray, seed: int = 0, kind: str = "attention"
+    model: VideoModel, data: Split, scenes: np.ndarray, seed: int = 0, kind: str = "attention", cyclic: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Masks `[S, T, K, N]`, slots `[S, T, K, D]` and places `[S, T, K, 3]` or None of whole videos, on the device."""
+    """Masks `[S, T, K, N]`, slots `[S, T, K, D]` and places `[S, T, K, 3]` or None of whole videos, on the device.
+
+    They are those of a single pass, which sees no frame that comes later, or, if `cyclic`, of `there_and_back`.
+    """
     torch.manual_seed(seed)
-    parts = []
+    parts, run = [], there_and_back if cyclic else VideoModel.__call__
     for part in np.array_split(scenes, max(1, len(scenes) // 4)):
-        found = model(data.features.clips(part))
+        found = run(model, data.features.clips(part))
         parts.append((found.attention if kind == "attention" else found.masks, found.slots, found.places))
     return tuple(None if p[0] is None else torch.cat(p).float() for p in zip(*parts, strict=True))
+
+
+def there_and_back(model: VideoModel, tokens: Tensor) -> Tracked:
+    """What a model finds in videos `[B, T, N, C]` on the way back, when it is shown them and then in reverse.
+
+    Slots have seen the whole video before they enter a frame: objects that come late have a slot from the start.
+    """
+    found = model(torch.cat([tokens, tokens.flip(1)], 1))
+    return Tracked(*(None if part is None else part[:, tokens.shape[1] :].flip(1) for part in found))
 
 
 def max_activation(masks: Tensor) -> np.ndarray:
@@ -146,22 +158,27 @@ def measure(
 THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6)
 
 
-def report(model: VideoModel, validation: Split, test: Split, radius: int = 12) -> dict[str, Any]:
+def report(model: VideoModel, validation: Split, test: Split, radius: int = 12, cyclic: bool = False) -> dict[str, Any]:
     """`measure` of all test videos: "raw", "merged" and "refined"; the raw ones' "frames", and the "threshold".
 
-    The threshold of `merge` has the largest sum of video FG-ARI and mBO on a quarter of the validation videos.
+    The threshold of `merge` has the largest sum of video FG-ARI and mBO on a quarter of the validation videos. If the
+    videos are tracked there and back (`cyclic`), "online" is what "refined" would be with the way there alone.
     """
     few, every = np.arange(0, validation.shape[0], 4), np.arange(test.shape[0])
-    found, tried = track(model, validation, few), {}
+    found, tried = track(model, validation, few, cyclic=cyclic), {}
     for threshold in THRESHOLDS:
         means, _ = measure(found, validation, few, threshold=threshold)
         tried[threshold] = means["video_fg_ari"] + means["video_mbo"]
     threshold = max(tried, key=tried.get)
-    found = track(model, test, every)
+    found = track(model, test, every, cyclic=cyclic)
     raw, frames = measure(found, test, every)
     merged, _ = measure(found, test, every, threshold=threshold)
     refined, _ = measure(found, test, every, threshold=threshold, refined=radius)
-    return {"raw": raw, "merged": merged, "refined": refined, "frames": frames, "threshold": threshold}
+    rows = {"raw": raw, "merged": merged, "refined": refined, "frames": frames, "threshold": threshold}
+    if cyclic:
+        there = track(model, test, every)
+        rows["online"], _ = measure(there, test, every, threshold=threshold, refined=radius)
+    return rows
 
 
 def of_winners(winners: np.ndarray, truth: np.ndarray) -> tuple[dict[str, float], dict[str, list[float]]]:

@@ -124,6 +124,22 @@ def test_a_report_of_videos_takes_its_threshold_from_validation(scenes, monkeypa
     assert {"raw", "merged", "refined"} < found.keys() and len(found["frames"]["fg_ari"]) == 6
 
 
+def test_the_way_back_begins_where_the_way_there_ends_and_comes_in_the_order_of_time(scenes):
+    net = model(predictor="none")
+    there, back = (tracking.track(net, scenes, [0, 1], cyclic=cyclic)[0] for cyclic in (False, True))
+    tokens = scenes.features.clips(np.array([0, 1]))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        whole = net(torch.cat([tokens, tokens.flip(1)], 1)).attention
+    assert torch.allclose(back[:, 0], whole[:, -1], atol=1e-5) and torch.allclose(back[:, -1], whole[:, 6], atol=1e-5)
+    assert back.shape == there.shape and not torch.allclose(back, there, atol=1e-3)
+    found = tracking.report(net, scenes, scenes, cyclic=True)
+    alone, _ = tracking.measure(
+        (tracking.track(net, scenes, [0, 1])), scenes, [0, 1], threshold=found["threshold"], refined=12
+    )
+    assert found["online"] == alone and "online" not in tracking.report(net, scenes, scenes)
+
+
 def test_static_controls_are_measured_as_models_are(scenes):
     blocks, colours = (tracking.static(scenes, [0, 1], name) for name in ("blocks", "kmeans_rgb"))
     assert blocks["active_slots"] == 9 and colours["active_slots"] == 2, "of nine clusters two colours fill two"
