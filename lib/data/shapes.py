@@ -11,7 +11,6 @@ from scipy.ndimage import binary_dilation
 from lib.files import DataError
 
 KINDS = ("circle", "square", "triangle")
-BACKGROUNDS = ("black", "coloured", "striped")
 #: Okabe and Ito's colour-blind safe set without black and white, RGB in 0..1.
 COLOURS = {
     "orange": (0.90, 0.62, 0.00),
@@ -37,7 +36,6 @@ class Shapes:
         radius: smallest and largest radius of the circumscribed circle, as a share of `size`.
         gap: shapes keep at least so many pixels from each other; none covers another.
         distinct: every shape of an image has a colour of its own; else two may share one.
-        background: "black"; "coloured", one random colour an image; "striped", a soft wave of two of them.
         seed: sets with different seeds share no image; training, tuning and reporting use different seeds.
 
     Raises:
@@ -50,15 +48,12 @@ class Shapes:
     radius: tuple[float, float] = (0.12, 0.2)
     gap: int = 0
     distinct: bool = False
-    background: str = "black"
     seed: int = 0
 
     def __post_init__(self):
         low, high = self.count
         if not 0 <= low <= high <= 255 or not 0 < self.radius[0] <= self.radius[1] <= 0.5 or self.gap < 0:
             raise DataError(f"impossible setting: count {self.count}, radius {self.radius}, gap {self.gap}")
-        if self.background not in BACKGROUNDS:
-            raise DataError(f"background is {self.background!r}; choose one of {', '.join(BACKGROUNDS)}")
         if self.distinct and high > len(COLOURS):
             raise DataError(f"{high} shapes cannot have colours of their own out of {len(COLOURS)}; allow fewer")
 
@@ -86,7 +81,7 @@ class Shapes:
         """What makes two sets equal, in words; recorded with every run."""
         return (
             f"shapes n={self.n} size={self.size} count={self.count} kinds={KINDS} colours={tuple(COLOURS)} "
-            f"radius={self.radius} overlap=0.0 gap={self.gap} distinct={self.distinct} background={self.background} "
+            f"radius={self.radius} overlap=0.0 gap={self.gap} distinct={self.distinct} background=(0.0, 0.0, 0.0) "
             f"seed={self.seed}"
         )
 
@@ -108,19 +103,7 @@ class Shapes:
                 return None
             mask[inside] = i + 1
             image[inside] = list(COLOURS.values())[colours[i]]
-        if self.background != "black":  # drawn last: the shapes are those on black
-            image = np.where(mask[..., None] > 0, image, self._painted(rng))
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)
-
-    def _painted(self, rng: np.random.Generator) -> np.ndarray:
-        """A background, `[H, W, 3]`."""
-        one, other = rng.uniform(0.05, 0.95, (2, 3)).astype(np.float32)
-        if self.background == "coloured":
-            return np.broadcast_to(one, (self.size, self.size, 3))
-        y, x = np.mgrid[: self.size, : self.size] / self.size
-        angle, start, cycles = rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi), rng.uniform(2, 4)
-        wave = np.sin(2 * math.pi * cycles * (x * math.cos(angle) + y * math.sin(angle)) + start)
-        return one + (other - one) * (0.5 + 0.5 * wave[..., None]).astype(np.float32)
 
 
 def _inside(kind: str, size: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:

@@ -37,9 +37,6 @@ class PositionEmbedding(nn.Module):
 class SpatialBroadcastDecoder(nn.Module):
     """Copy each slot to every cell of a small grid, add position, convolve up to the image (Watters et al. 2019).
 
-    The last doubling spreads channels over pixels (Shi et al. 2016, arXiv:1609.05158): no convolution has the size of
-    the image, for about a third of the time.
-
     Introduced in notebooks/ex_slot1.ipynb.
 
     Args:
@@ -52,17 +49,16 @@ class SpatialBroadcastDecoder(nn.Module):
     def __init__(self, slot_dim: int, size: int, grid: int = 8, channels: int = 32):
         super().__init__()
         doublings = (size // grid).bit_length() - 1
-        if doublings < 1 or grid * 2**doublings != size:
+        if grid * 2**doublings != size:
             raise ValueError(f"an image of {size} px cannot be reached from a grid of {grid} by doubling")
         self.grid = grid
         self.position = PositionEmbedding(slot_dim)
         layers: list[nn.Module] = []
         width = slot_dim
-        for _ in range(doublings - 1):
+        for _ in range(doublings):
             layers += [nn.ConvTranspose2d(width, channels, 5, stride=2, padding=2, output_padding=1), nn.ReLU()]
             width = channels
-        layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 16, 3, padding=1)]
-        layers.append(nn.PixelShuffle(2))
+        layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 4, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, slots: Tensor, temperature: float = 1.0) -> Painting:

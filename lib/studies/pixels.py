@@ -55,8 +55,6 @@ class Config:
         jitter: strength of colour jitter, 0 none, 1 brightness, contrast and saturation 0.8 and hue 0.5.
         slots: K.
         stride: of the encoder, see `Autoencoder`.
-        area: weight of the sum over slots of the square root of their mask's share of the image, which makes one large
-            background cheaper than many parts; it grows with the square of the steps, so slots find objects first.
     """
 
     temperature: tuple[float, float] = (1.0, 1.0)
@@ -64,8 +62,7 @@ class Config:
     glorot: bool = True
     jitter: float = 0.0
     slots: int = 5
-    stride: int = 2
-    area: float = 0.0
+    stride: int = 1
 
 
 def jitter(strength: float) -> v2.Transform:
@@ -90,7 +87,7 @@ def network(config: Config, size: int) -> Autoencoder:
 
 
 def training_step(model: nn.Module, step: int, images: Tensor, config: Config, recipe: Recipe) -> tuple[Tensor, dict]:
-    """The loss of one step, see `Config`: the squared error and a price; and how certain masks are, 1/K to 1."""
+    """The loss of one step, the squared error of the reconstruction; and how certain masks are, 1/K to 1."""
     batch = images[indices(recipe, step, len(images))].to(next(model.parameters()).device)
     if config.jitter:
         change = jitter(config.jitter)
@@ -98,9 +95,6 @@ def training_step(model: nn.Module, step: int, images: Tensor, config: Config, r
     batch = parallel.shared(batch)
     out = model(batch, linear_temperature(step, recipe.steps, *config.temperature))
     loss = (out.reconstruction - batch).pow(2).mean()
-    if config.area:
-        shares = out.masks.float().mean((2, 3)) + 1e-6
-        loss = loss + config.area * (step / recipe.steps) ** 2 * shares.sqrt().sum(-1).mean()
     return loss, {"mask_certainty": out.masks.detach().amax(1).mean()}
 
 
