@@ -188,7 +188,7 @@ def rows(
         data: what else makes a result: fingerprints of data and weights; or a function of the parameters that says it.
 
     Returns:
-        `{"params", "data", "revision", "code", "metrics", "seconds"}`, and "note". A NaN is None there. What failed is
+        `{"params", "data", "revision", "code", "metrics", "seconds"}`, and "note". What failed is
         named in a printed line, left out, and tried again by the next call; its traceback is kept beside the results.
 
     Raises:
@@ -200,10 +200,19 @@ def rows(
     file = Path("figures", "results", f"sweep_{notebook}.json")
     found = run(trial, grid, name=notebook, data=data, committed=ROOT / file)
     save(found, results.out() / file)
-    good = [row for row in found if "error" not in row]
+    good = [row | {"metrics": _numbers(row["metrics"])} for row in found if "error" not in row]
     if not good:
         raise NothingMeasured(f"{notebook}: every trial failed; the first: {found[0]['params']}: {found[0]['error']}")
     return good
+
+
+def _numbers(value: Any) -> Any:
+    """What was kept as JSON, which has no NaN and keeps it as null, with NaN again."""
+    if type(value) is dict:  # a plan's stops whoever looks
+        return {key: _numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_numbers(each) for each in value]
+    return float("nan") if value is None else value
 
 
 def find(rows: list[Row], **params: Any) -> list[Row]:
@@ -229,7 +238,7 @@ def one(rows: list[Row], **params: Any) -> dict[str, Any]:
 
 
 def close(now: dict[str, Any], row: dict[str, Any], atol: float) -> bool:
-    """Whether no number that both have differs by more than `atol`; a NaN, None in a row, is equal to itself."""
+    """Whether no number that both have differs by more than `atol`; a NaN is equal to itself."""
     shared = sorted(now.keys() & row.keys())
     here, there = (np.array([part[key] for key in shared], float) for part in (now, row))
     return np.allclose(here, there, rtol=0, atol=atol, equal_nan=True)

@@ -278,6 +278,16 @@ def test_what_is_measured_is_told_before_where_somebody_looks(sweep, tmp_path, m
 
 def test_numbers_are_close_where_both_have_them():
     now = {"a": 1.0, "b": float("nan"), "mine": 2.0}
-    assert sweeps.close(now, {"a": 1.009, "b": None, "theirs": 3.0}, 0.01)
-    assert not sweeps.close(now, {"a": 1.011, "b": None}, 0.01) and not sweeps.close(now, {"a": 1.0, "b": 0.5}, 0.01)
-    assert not sweeps.close({"a": 0.5}, {"a": None}, 0.01), "what was measured once and is not now"
+    assert sweeps.close(now, {"a": 1.009, "b": float("nan"), "theirs": 3.0}, 0.01)
+    assert not sweeps.close(now, {"a": 1.011, "b": float("nan")}, 0.01) and not sweeps.close(
+        now, {"a": 1.0, "b": 0.5}, 0.01
+    )
+    assert not sweeps.close({"a": 0.5}, {"a": float("nan")}, 0.01), "what was measured once and is not now"
+
+
+def test_what_could_not_be_measured_is_nan_in_the_rows_of_a_notebook(job, tmp_path):
+    """Kept as null; a notebook computes with it."""
+    for _ in ("measured", "read"):
+        [row] = sweeps.rows("test", job.train, [{"a": "x", "log": str(tmp_path / "log")}], "data")
+        assert math.isnan(row["metrics"]["nothing"]) and row["metrics"]["score"] == 1
+    assert '"nothing": null' in (tmp_path / "out" / "figures" / "results" / "sweep_test.json").read_text()

@@ -118,7 +118,7 @@ def against(
     """
 
     def values(config: str, key: str) -> dict[int | None, float]:
-        some = [r for r in runs if r["config"] == config and r["metrics"].get(key) is not None]
+        some = [r for r in runs if r["config"] == config and pd.notna(r["metrics"].get(key))]
         return {None if config in controls else r["seed"]: r["metrics"][key] for r in some}
 
     found = {name: [values(*side) for side in sides] for name, sides in pairs.items()}

@@ -178,15 +178,15 @@ def crops(names: list[str], n: int, size: int, seed: int) -> Tensor:
     Crop `i` depends on the seed and `i` alone. Introduced in notebooks/ex_slot2.ipynb.
     """
     whole = [photos.load(name, 4 * size) for name in names]
-    made = []
+    made = torch.empty(n, 3, size, size)  # filled in place: at 224 px thousands of crops are gigabytes
     for i in range(n):
         rng = np.random.default_rng([seed, i])
         side = int(rng.uniform(0.4, 1.0) * 4 * size)
         top, left = rng.integers(0, 4 * size - side + 1, 2)
         cut = whole[int(rng.integers(len(whole)))][:, top : top + side, left : left + side]
         cut = torch.nn.functional.interpolate(cut[None], (size, size), mode="bilinear", antialias=True)[0]
-        made.append(cut.flip(-1) if rng.random() < 0.5 else cut)
-    return torch.stack(made).clamp(0, 1)
+        made[i] = cut.flip(-1) if rng.random() < 0.5 else cut
+    return made.clamp_(0, 1)
 
 
 def fingerprint(names: list[str], size: int) -> str:

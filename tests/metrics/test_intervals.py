@@ -101,7 +101,7 @@ def test_the_bootstrap_covers_a_mean_and_draws_the_same_every_time():
 
 def test_runs_are_compared_with_runs_and_with_controls():
     rows = [("a", s, 0.5 + s / 10) for s in (1, 2, 3)] + [("b", s, 0.4 + s / 10) for s in (1, 2, 3)]
-    rows += [("blocks", 0, 0.2), ("b", 4, None)]
+    rows += [("blocks", 0, 0.2), ("b", 4, None), ("b", 5, np.nan)]
     runs = [{"config": c, "seed": s, "metrics": {"mbo": v}} for c, s, v in rows]
     found = between(runs, [("a", "b"), ("a", "blocks"), ("a", "nobody")], ["mbo"], controls=["blocks"])
     assert found.index.tolist() == ["a - b, mBO", "a - blocks, mBO", "a - nobody, mBO"]

@@ -10,7 +10,6 @@ from lib.data.movi import SIZES, MoviDataset
 from lib.masks import guided, merge
 from lib.metrics import objects
 from lib.models.video import VideoModel
-from lib.studies.objects import tracking
 from lib.studies.objects.final import ObjectStudy
 
 
@@ -33,7 +32,7 @@ def runs_of(
 ) -> list[dict]:
     """Rows of the four sweeps as runs for `results.write`.
 
-    Video measures join the runs of ours, those of a single pass are "ours_online"; `frame_fg_ari` is that of single
+    Video measures join the runs of ours, those of `there_and_back` are "ours_cyclic"; `frame_fg_ari` is that of single
     frames of the same videos. `time` and
     `memory` of trainings on more tokens are relative to the fewest tokens of the same seed, because seconds hold for
     one machine only.
@@ -41,7 +40,7 @@ def runs_of(
     Args:
         stages: of each configuration, the stages of its masks that are reported, and under which name.
     """
-    runs, over_time = [], {v["params"]["seed"]: v["metrics"] for v in videos}
+    runs, over_time = [], {v["params"]["seed"]: v["metrics"] for v in videos if not v["params"].get("cyclic")}
     for row in trained + untrained:
         p, metrics = row["params"], row["metrics"]
         name = p.get("config", p.get("control"))
@@ -49,8 +48,9 @@ def runs_of(
         for stage, config in stages[name].items():
             found = metrics[stage] | _over_time(tracked.get(stage, {}))
             runs.append({"config": config, "seed": p["seed"], "metrics": found})
-        if "online" in tracked:
-            runs.append({"config": f"{name}_online", "seed": p["seed"], "metrics": _over_time(tracked["online"])})
+    for p, metrics in ((v["params"], v["metrics"]) for v in videos):
+        if p.get("cyclic"):
+            runs.append({"config": "ours_cyclic", "seed": p["seed"], "metrics": _over_time(metrics["refined"])})
     for row in small:
         p, m = row["params"], row["metrics"]
         name, cost = f"slots_{p['slots']}", {}
@@ -149,7 +149,7 @@ def curves(axis: plt.Axes, small: list[dict], sweep: str) -> None:
 def drawn(
     study: ObjectStudy, model: VideoModel, threshold: float, scene: int, radius: int = 12
 ) -> tuple[torch.Tensor, ...]:
-    """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and its masks `[T, K, H, W]`, there and back, refined.
+    """A held-out video `[T, 3, H, W]`, its ids `[T, H, W]` and the masks `[T, K, H, W]` of one start, refined.
 
     Only that scene's tokens are computed.
     """
@@ -157,8 +157,7 @@ def drawn(
     frames = torch.from_numpy(found.video).permute(0, 3, 1, 2) / 255
     network = study.network()
     torch.manual_seed(0)
-    tokens = features.tokens_of(network, frames.to(network.mean.device), study.image_px, 32)
-    seen = tracking.there_and_back(model, tokens[None])
+    seen = model(features.tokens_of(network, frames.to(network.mean.device), study.image_px, 32)[None])
     merged = merge(seen.attention, seen.slots, seen.places, threshold)[0]
     return frames, torch.from_numpy(found.masks), guided(merged, frames, radius).cpu()
 

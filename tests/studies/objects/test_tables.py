@@ -29,15 +29,16 @@ def test_runs_carry_the_names_of_the_results_file():
         }
         for s in ("slots", "tokens")
     ]
-    over_time = {s: {"video_mbo": 0.3, "mbo": 9.0} for s in stages} | {"online": {"video_mbo": 0.25, "mbo": 9.0}}
+    over_time = {s: {"video_mbo": 0.3, "mbo": 9.0} for s in stages}
+    back = {"params": {"seed": 0, "cyclic": True}, "metrics": {"refined": {"video_mbo": 0.25, "mbo": 9.0}}}
     names = {c: {"refined": f"{c}_refined", "raw": c} for c in ("original", "blocks")}
     names |= {"pixels": {"refined": "pixels", "raw": "pixels_raw"}}
     names["original"]["attention"] = "original_attention"
     names |= {"ours": {"refined": "ours", "merged": "ours_merged", "raw": "ours_raw"}}
-    found = runs_of(names, trained, free, small, [{"params": {"seed": 0}, "metrics": over_time}])
+    found = runs_of(names, trained, free, small, [{"params": {"seed": 0}, "metrics": over_time}, back])
     names = [r["config"] for r in found]
-    assert names[:4] == ["ours", "ours_merged", "ours_raw", "ours_online"] and names.count("ours_online") == 1
-    assert found[3]["metrics"] == {"video_mbo": 0.25}
+    assert names[:3] == ["ours", "ours_merged", "ours_raw"] and names.count("ours_cyclic") == 1
+    assert found[names.index("ours_cyclic")]["metrics"] == {"video_mbo": 0.25}
     assert {"original", "original_refined", "original_attention", "pixels", "pixels_raw"} < set(names)
     assert {"blocks", "slots_11", "tokens_16"} < set(names)
     assert found[0]["metrics"]["video_mbo"] == 0.3 and found[0]["metrics"]["mbo"] == 0.2
