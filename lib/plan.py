@@ -50,6 +50,7 @@ from lib.training import Fitted, Recipe, Run, State, place, settled
 STEPS, WARM = 10, 2  # of a training: timed, and before them
 PATIENCE = 5.0  # seconds after which no further step of a training is timed
 SAMPLES = 4  # of a batch, on a CPU
+SHARE = 0.8  # of the host's free memory that may be taken: the last of it makes everything slow before it fails
 FEW = 8  # scenes, frames and shapes that stand for all where it does not matter what they show
 #: Scenes of MOVi-A as published (Greff et al. 2022); frames of StreetHazards are in `SPLITS`.
 MOVI = {"train": 9703, "validation": 250}
@@ -181,7 +182,7 @@ def follow(path: Path, values: dict[str, Any], needs: Needs, scratch: Path) -> N
     needs.device = results.device_name(place(values.get("device", "auto")))
     if not gpu:
         needs.few, hard = SAMPLES, resource.getrlimit(resource.RLIMIT_DATA)[1]
-        free = _available() if hard == resource.RLIM_INFINITY else hard
+        free = int(SHARE * _available()) if hard == resource.RLIM_INFINITY else hard
         resource.setrlimit(resource.RLIMIT_DATA, (free, hard))  # an error then, and no trouble for other processes
     os.environ |= {"SLOTS_OUT": str(scratch), "MPLBACKEND": "Agg"}
     os.chdir(path.parent)
