@@ -290,6 +290,8 @@ def test_what_cannot_run_here_does_not_start(house, tmp_path, capsys, monkeypatc
 
 def test_a_plan_starts_nothing_and_a_run_that_is_long_has_time(house, tmp_path, monkeypatch, asked):
     limits = []
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_")  # and what a run sets is undone
     monkeypatch.setattr(run, "execute", lambda name, *given: limits.append(given[-1]) or {"notebook": name,
         "status": "ok", "seconds": 0, "says": ""})  # fmt: skip
     (house / "params" / "large.yaml").write_text("steps: 9\n")
@@ -297,6 +299,7 @@ def test_a_plan_starts_nothing_and_a_run_that_is_long_has_time(house, tmp_path, 
         assert run.main(["one", "--profile", "large", "--out", str(tmp_path / "out"), *arguments]) == 0
         assert (tmp_path / "out").exists() == bool(limits)
     assert limits == [8 * 86400, 5, None]
+    assert os.environ["MALLOC_MMAP_THRESHOLD_"] == "4194304", "kernels of large runs give arrays back to the system"
     assert not run.outside("one", {"steps": 3, "network": "own", "parts": ["b"]}), "no plan is made where all is here"
 
 
