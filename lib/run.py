@@ -463,7 +463,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.profile not in TIME_LIMIT:
         # At real size a frame's arrays are megabytes. glibc learns to take them from its heap, between the few bytes
         # that are kept of each frame, and the heap grows by 20 MB a frame; mapped, they go back to the system.
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 * 2**20))
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
     bar = tqdm(total=len(plans), desc="notebooks", position=0, disable=None)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who is killed politely leaves nothing half-written
     _sweep_up(out)

@@ -299,7 +299,7 @@ def test_a_plan_starts_nothing_and_a_run_that_is_long_has_time(house, tmp_path, 
         assert run.main(["one", "--profile", "large", "--out", str(tmp_path / "out"), *arguments]) == 0
         assert (tmp_path / "out").exists() == bool(limits)
     assert limits == [8 * 86400, 5, None]
-    assert os.environ["MALLOC_MMAP_THRESHOLD_"] == "4194304", "kernels of large runs give arrays back to the system"
+    assert os.environ["MALLOC_MMAP_THRESHOLD_"] == "1048576", "kernels of large runs give arrays back to the system"
     assert not run.outside("one", {"steps": 3, "network": "own", "parts": ["b"]}), "no plan is made where all is here"
 
 

@@ -1,7 +1,7 @@
 """Peak memory of the passes over a split at the size of the real sets; run by hand: minutes for MOVi-A.
 
     python tests/benchmarks/bench_memory.py [SCENES [PASS ...]]    # 9,703 scenes of MOVi-A
-    MALLOC_MMAP_THRESHOLD_=4194304 python tests/benchmarks/bench_memory.py [FRAMES] roads   # as lib.run sets it; of
+    MALLOC_MMAP_THRESHOLD_=1048576 python tests/benchmarks/bench_memory.py [FRAMES] roads   # as lib.run sets it; of
         # 1280 x 720 px, 1,500 frames take half an hour
 
 A wrapper repeats the stand-in's scenes; what is asked for is decoded, and its tokens are read, by a small model. Tokens
