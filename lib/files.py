@@ -63,9 +63,23 @@ def _lives(process: int) -> bool:
 def write(path: Path, content: str | bytes | dict | list) -> None:
     """Write text, bytes, or anything else as JSON, whole or not at all; errors as of `written`."""
     if not isinstance(content, str | bytes):
-        content = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        content = as_lines(content) + "\n"
     with written(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def as_lines(value: Any, levels: int = 2, margin: str = "") -> str:
+    """JSON with a line for every value `levels` down: a row, or a configuration. Small, and a diff shows which changed.
+
+    ValueError: NaN or infinity.
+    """
+    if not levels or not isinstance(value, dict | list) or not value:
+        return json.dumps(value, allow_nan=False)
+    keys = [f"{json.dumps(str(key))}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    each = value.values() if isinstance(value, dict) else value
+    inner = [f"{margin} {key}{as_lines(v, levels - 1, margin + ' ')}" for key, v in zip(keys, each, strict=True)]
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    return "\n".join([first, ",\n".join(inner), margin + last])
 
 
 @contextmanager

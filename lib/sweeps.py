@@ -83,7 +83,7 @@ def save(rows: list[Row], path: Path) -> None:
     """Write rows, failures included, to a JSON file that can be `committed` to `run`; its other rows stay."""
     known = _committed(path) | {key(row["params"], row["data"]): row for row in rows}
     bare = [{k: v for k, v in row.items() if k != "note"} for row in known.values()]
-    files.write(path, _portable(json.dumps({"rows": bare}, indent=1, allow_nan=False)) + "\n")
+    files.write(path, _portable(files.as_lines({"rows": bare})) + "\n")
 
 
 def _ahead(name: str, due: int, known: list[Row], folder: Path) -> str:

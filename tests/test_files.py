@@ -1,5 +1,6 @@
 """Files are whole or not there, locks exclude, and what is read from outside has a limit."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,16 @@ def test_text_bytes_and_json_are_written_whole(tmp_path, content, found):
     path = tmp_path / "new" / "x"
     files.write(path, content)
     assert path.read_bytes() == found and list(path.parent.iterdir()) == [path]
+
+
+def test_json_has_a_line_for_every_row_and_nothing_is_lost():
+    for value in ({"rows": [{"a": [1, {"b": None}]}, {}], "none": {}, "é": "ü"}, [], {}, [[1], 2.5], "x"):
+        assert json.loads(files.as_lines(value)) == value
+    assert files.as_lines({"rows": [{"a": [1]}, {"a": 2}]}).split("\n") == [
+        "{", ' "rows": [', '  {"a": [1]},', '  {"a": 2}', " ]", "}"
+    ]  # fmt: skip
+    with pytest.raises(ValueError):
+        files.as_lines({"rows": [{"a": float("nan")}]})
 
 
 def test_what_fails_leaves_the_old_file_and_no_litter(tmp_path):

@@ -103,5 +103,5 @@ if __name__ == "__main__":
     for split in SHEETS:
         save(sheet(split), f"movi_a_{split}")
     buffer = io.BytesIO()
-    overview().savefig(buffer, dpi=170)
+    overview().savefig(buffer, dpi=120)
     save(Image.open(buffer), "movi_a_overview")
