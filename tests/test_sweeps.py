@@ -279,9 +279,8 @@ def test_what_is_measured_is_told_before_where_somebody_looks(sweep, tmp_path, m
 def test_numbers_are_close_where_both_have_them():
     now = {"a": 1.0, "b": float("nan"), "mine": 2.0}
     assert sweeps.close(now, {"a": 1.009, "b": float("nan"), "theirs": 3.0}, 0.01)
-    assert not sweeps.close(now, {"a": 1.011, "b": float("nan")}, 0.01) and not sweeps.close(
-        now, {"a": 1.0, "b": 0.5}, 0.01
-    )
+    assert not sweeps.close(now, {"a": 1.011, "b": float("nan")}, 0.01), "a differs"
+    assert not sweeps.close(now, {"a": 1.0, "b": 0.5}, 0.01), "what is not measured now and was once"
     assert not sweeps.close({"a": 0.5}, {"a": float("nan")}, 0.01), "what was measured once and is not now"
 
 
