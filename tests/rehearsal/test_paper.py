@@ -14,7 +14,7 @@ from lib.models import backbones
 #: All that makes a run short; what is not here is paper's.
 TINY = {
     **dict.fromkeys(("steps", "photo_steps", "overfit_steps", "model_steps", "slots_steps"), 3),
-    **dict.fromkeys(("sides_steps", "video_steps", "clip_steps", "image_steps", "long_steps", "compared_steps"), 3),
+    **dict.fromkeys(("sides_steps", "video_steps", "clip_steps", "image_steps", "compared_steps"), 3),
     **dict.fromkeys(("cost_steps", "network_steps", "main_steps", "norm_steps"), 2),
     **{k: [0] for k in ("seeds", "few_seeds", "sweep_seeds", "network_seeds", "main_seeds", "optimiser_seeds")},
     **dict.fromkeys(("batch", "photo_batch", "overfit_batch", "model_batch", "compared_batch", "road_batch"), 2),
@@ -24,7 +24,7 @@ TINY = {
     "size": [45, 80], "crop": [32, 32], "main_crop": [45, 80], "sizes": [[32, 32]],
     "pretrained": ["dinov2_vits14", "dino_vits16", "clip_vitb16"], "packaged": ["efficientnet_lite0"],
     "controls": ["random_vits14"], "models": ["ours", "original", "pixels"],
-    "configs": ["original", "original, long", "mask temperature 0.3", "ours", "ours, long", "ours, long, no frames"],
+    "configs": ["original", "mask temperature 0.3", "ours", "ours, no frames"],
 }  # fmt: skip
 #: Those that read real data, and what they must say of it.
 READS = {n: "movi_a" for n in ("ex_dino1", "ex_dino2", "ex_dino3", "ex_dino4", "ex_comparison", "backbone_comparison")}

@@ -25,7 +25,7 @@ def spread(net: nn.Module, tokens: Tensor) -> float:
 def intervals(axis: plt.Axes, compared: list[tuple[str, str]], effects: list[dict], label: str, end: float) -> None:
     """Effects with their intervals, one below the other, coloured by what they are compared with; axis to +-`end`."""
     for y, ((_, base), e) in enumerate(zip(compared, effects, strict=True)):
-        colour = plots.SLOTS[{"original": 3, "original, long": 2}.get(base, 0)]
+        colour = plots.SLOTS[{"original": 3}.get(base, 0)]
         axis.plot([e["low"], e["high"]], [y, y], color=colour)
         axis.plot(e["difference"], y, "o", color=colour, markersize=4)
     axis.axvline(0, color="black", linewidth=0.8)
