@@ -1,10 +1,12 @@
 """Pictures of the MOVi-A stand-in in figures/: a contact sheet of every split, and one figure of the dataset.
 
 python data/make/movi_figures.py        # in the project's environment; reads data/movi_a
+python data/make/movi_figures.py twins  # of the twins in the cache alone
 """
 
 import io
 import os
+import sys
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -91,6 +93,18 @@ def overview(names: tuple[str, ...] = ("test-3030", "test-3003", "test-3035"), f
     return figure
 
 
+def twins(scenes: tuple[int, ...] = (2, 3, 11, 15), frame: int = 1, side: int = 192) -> Image.Image:
+    """One frame of some twins: as drawn above, with the materials swapped below; 192 px a frame, unlabelled."""
+    records = list(read(ROOT / "cache" / "movi_twins", "twins", ["video"]))
+    page = Image.new("RGB", (len(scenes) * (side + 4) - 4, 2 * side + 4), "white")
+    for column, scene in enumerate(scenes):
+        for row in (0, 1):
+            (picture,) = decode(records[2 * scene + row]["video"], [frame])
+            big = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+            page.paste(big, (column * (side + 4), row * (side + 4)))
+    return page
+
+
 def save(picture: Image.Image, name: str) -> None:
     """Writes figures/`name`.jpg, whole or not at all."""
     part = FIGURES / f"{name}.part"
@@ -100,6 +114,9 @@ def save(picture: Image.Image, name: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["twins"]:
+        save(twins(), "movi_twins")
+        sys.exit()
     for split in SHEETS:
         save(sheet(split), f"movi_a_{split}")
     buffer = io.BytesIO()

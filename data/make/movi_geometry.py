@@ -4,7 +4,7 @@ No renderer and no physics engine is needed here, so the shipped masks can be re
 machine. Every solid is one formula: a ball, a cylinder or a cube, shrunk by a bevel and grown again by it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,11 @@ class Scene:
         """The same scene with its objects in another order, or with some of them only."""
         per_object = [name for name in self.__dataclass_fields__ if name not in ("camera", "lamps")]
         return Scene(**{n: getattr(self, n)[order] for n in per_object}, camera=self.camera, lamps=self.lamps)
+
+    def at(self, moments: slice) -> "Scene":
+        """The same scene in some of its frames."""
+        moving = ("positions", "quaternions", "velocities", "angular_velocities")
+        return replace(self, **{name: getattr(self, name)[:, moments] for name in moving})
 
 
 def rotation(quaternions: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ import numpy as np
 from movi_geometry import (
     COLOURS,
     FOCAL,
-    FRAMES,
     SENSOR,
     SIZE,
     Scene,
@@ -70,14 +69,14 @@ def features(name: str, scene: Scene, frames: np.ndarray, masks: np.ndarray) -> 
     Args:
         name: of the video.
         scene: n objects.
-        frames: uint8 `[24, h, w, 3]`.
-        masks: uint8 `[24, h, w]`.
+        frames: uint8 `[T, h, w, 3]`.
+        masks: uint8 `[T, h, w]`.
     """
     corners, shown = boxes(masks, len(scene))
     lengths = np.array([len(x) for x in shown])
     still = {
-        "camera/positions": np.tile(scene.camera, (FRAMES, 1)),
-        "camera/quaternions": np.tile(camera_quaternion(scene.camera), (FRAMES, 1)),
+        "camera/positions": np.tile(scene.camera, (len(frames), 1)),
+        "camera/quaternions": np.tile(camera_quaternion(scene.camera), (len(frames), 1)),
         "camera/focal_length": [FOCAL],
         "camera/sensor_width": [SENSOR],
         "camera/field_of_view": [2 * np.arctan(SENSOR / 2 / FOCAL)],
@@ -95,7 +94,7 @@ def features(name: str, scene: Scene, frames: np.ndarray, masks: np.ndarray) -> 
     counts = {
         "metadata/width": [SIZE],
         "metadata/height": [SIZE],
-        "metadata/num_frames": [FRAMES],
+        "metadata/num_frames": [len(frames)],
         "metadata/num_instances": [len(scene)],
         "instances/visibility": visibility(masks, len(scene)),
         "instances/bboxes/ragged_row_lengths_0": lengths,

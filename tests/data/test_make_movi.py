@@ -301,6 +301,17 @@ def test_a_scene_made_again_has_the_same_masks(records, split, index):
     assert np.allclose(scene.positions, stored.positions, atol=1e-4)
 
 
+@needs("mujoco")
+def test_twins_differ_in_their_materials_alone():
+    first, masks, _ = movi.make_scene("twins", 4)
+    second, same, _ = movi.make_scene("twins", 5)
+    assert movi.plan("twins", 4) == movi.plan("twins", 5) == (5002, 5, True)
+    assert np.array_equal(first.material, 1 - second.material) and np.array_equal(masks, same) and len(masks) == 3
+    for name in set(first.__dataclass_fields__) - {"material"}:
+        assert np.array_equal(getattr(first, name), getattr(second, name)), name
+    assert first.positions.shape[1] == len(masks)
+
+
 def mitsuba_masks(scene: geometry.Scene, frame: int) -> np.ndarray:
     """Masks `[128, 128]` by Mitsuba's own rays through the pixel centres, against the meshes that are rendered."""
     mi = render.load_mitsuba()

@@ -109,3 +109,37 @@ def norm_maps(summary: dict[str, dict], backbones: Sequence[str], norms: Sequenc
             axis.set_title(f"{label(key)}, {side} normalised", fontsize=9)
             axis.tick_params(labelsize=8)
     return figure
+
+
+def slots_apart(image: Tensor, masks: Tensor) -> Figure:
+    """An image, its slots in colours, and each slot's mask `[K, H, W]` by itself with its share of the image."""
+    panels = [plots.rgb(image), plots.overlay(image, masks), *masks.numpy()]
+    names = ["image", "slots", *(f"slot {k + 1}, {m.mean():.0%}" for k, m in enumerate(masks))]
+    return _titled([panels[:7], panels[7:]], names, (9.9, 3.8))
+
+
+def quality(result: NDArray) -> Figure:
+    """The original's "visual quality", the deviation of colours, of a picture uint8 `[H, W, 3]` and of its pixels
+    shuffled, and of noise."""
+    rng = np.random.default_rng(0)
+    cases = {"result": result, "pixels shuffled": rng.permutation(result.reshape(-1, 3)).reshape(result.shape)}
+    cases["noise"] = rng.integers(0, 256, result.shape, np.uint8)
+    names = [f"{name}\nquality {case.std((0, 1)).mean():.1f}" for name, case in cases.items()]
+    return _titled([list(cases.values())], names, (6.3, 2.6))
+
+
+def _titled(panels: list[list[NDArray]], names: list[str], size: tuple[float, float]) -> Figure:
+    figure = plots.grid(panels)
+    for axis, name in zip(figure.axes, names, strict=False):
+        axis.set_title(name, fontsize=8)
+    figure.set_size_inches(*size)
+    figure.tight_layout(pad=0.4)
+    return figure
+
+
+def twins(table: pd.DataFrame, margin: float) -> Figure:
+    """Metal minus rubber on twins and on mixed scenes, see `twins.compared`; grey: within the margin."""
+    figure = plots.forest(table, ["twins", "mixed scenes"], "IoU, metal − rubber")
+    for axis in figure.axes:
+        axis.axvspan(-margin, margin, color="0.9", zorder=0)
+    return figure
