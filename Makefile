@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: results test train mutants rehearse gpu-check gpu-wheels lab readme
+.PHONY: results test train site mutants rehearse gpu-check gpu-wheels lab readme
 .DELETE_ON_ERROR:
 
 results: .venv/ready
@@ -19,6 +19,10 @@ test: .venv/ready
 # cores, alone on the machine; stopped or killed, it goes on where it was when it is called again.
 train: .venv/ready
 	$(BIN)/python -m lib.run --remeasure --out .
+
+# The committed notebooks and pages as static HTML in runs/site, without running anything.
+site: .venv/ready
+	$(BIN)/python -m lib.site
 
 # Wrong measures and wrong models, one at a time: the replay of their notebooks must turn red.
 mutants: .venv/ready

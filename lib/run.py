@@ -29,12 +29,13 @@ from typing import Any
 try:
     import nbformat
     import papermill
+    import psutil
     import yaml
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from tqdm import tqdm
 
-    from lib import ROOT, files
+    from lib import ROOT, files, site
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
@@ -246,7 +247,9 @@ LONG, MARGIN = 12 * 3600, 4
 def execute(
     name: str, values: dict[str, Any], profile: str, out: Path, limit: int | None, folder: Path | None = None
 ) -> dict[str, Any]:
-    """Run one notebook; returns `{"notebook", "status", "seconds", "says"}` and never raises for it.
+    """Run one notebook; returns `{"notebook", "status", "seconds", "memory", "says"}` and never raises for it.
+
+    `memory` is the most that this process's children, the kernel, held at once, in bytes.
 
     It is kept in `notebooks` of `out`, or in another folder.
     """
@@ -256,8 +259,10 @@ def execute(
     for stale in (failed, partial):  # the latter of a run that was killed
         stale.unlink(missing_ok=True)
     os.environ |= {"SLOTS_OUT": str(out), "SLOTS_PROFILE": profile, "TQDM_DISABLE": "1"}
-    row = {"notebook": name, "status": "ok", "seconds": 0.0, "says": ""}
-    begun = time.monotonic()
+    row = {"notebook": name, "status": "ok", "seconds": 0.0, "memory": None, "says": ""}
+    begun, over = time.monotonic(), threading.Event()
+    watcher = threading.Thread(target=_watch, args=(row, over), daemon=True)
+    watcher.start()
     try:
         papermill.execute_notebook(
             str(NOTEBOOKS / f"{name}.ipynb"),
@@ -286,11 +291,21 @@ def execute(
         row |= {"status": "FAILED", "says": f"{type(error).__name__}: {error}"}
     finally:
         row["seconds"] = time.monotonic() - begun
+        over.set()
+        watcher.join()
         if partial.exists():
             os.replace(partial, failed)
             with contextlib.suppress(ValueError):  # the original error in the table matters more than its copy
                 row["says"] += f" (kept as {os.path.relpath(failed)})"
     return row
+
+
+def _watch(row: dict[str, Any], over: threading.Event) -> None:
+    """Keep the most memory that the children of this process hold at once, twice a second, until it is over."""
+    while not over.wait(0.5):
+        with contextlib.suppress(psutil.Error):  # a kernel that has just gone
+            held = sum(child.memory_info().rss for child in psutil.Process().children(recursive=True))
+            row["memory"] = max(row["memory"] or 0, held)
 
 
 def _alone() -> bool:
@@ -482,16 +497,24 @@ def main(arguments: list[str] | None = None) -> int:
         _sweep_up(out)
     print(summary(list(rows.values())))
     print(f"written to {os.path.relpath(out)}: notebooks, figures, figures/results")
+    if out != ROOT:
+        try:
+            site.overview(out, [row | {"question": question(n)} for n, row in rows.items()], f"Profile {profile}")
+            print(f"all of it on one page: {os.path.relpath(out / 'index.html')}")
+        except OSError as error:
+            print(f"no page with all of it: {error}", file=sys.stderr)
     found = {row["status"] for row in rows.values()}
     return 130 if "stopped" in found else int(not found <= {"ok"})
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """The table at the end: notebook, status, seconds, key metrics."""
-    header = ("notebook", "status", "seconds", "key metrics")
-    cells = [(r["notebook"], r["status"], f"{r['seconds']:.0f}", r["says"]) for r in rows]
-    widths = [max(len(row[i]) for row in [header, *cells]) for i in range(3)]
-    lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]) for row in [header, *cells]]
+    header = ("notebook", "status", "seconds", "GB", "key metrics")
+    held = [f"{r['memory'] / 1e9:.1f}" if r.get("memory") else "-" for r in rows]
+    told = zip(rows, held, strict=True)
+    cells = [(r["notebook"], r["status"], f"{r['seconds']:.0f}", gigabytes, r["says"]) for r, gigabytes in told]
+    widths = [max(len(row[i]) for row in [header, *cells]) for i in range(4)]
+    lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[4]]) for row in [header, *cells]]
     return "\n".join([lines[0], "  ".join("-" * w for w in (*widths, 11)), *lines[1:]])
 
 

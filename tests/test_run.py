@@ -338,6 +338,9 @@ def test_one_fails_the_others_keep_their_results(house, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "ours fg_ari 0.500 ± 0.010 (n=3)" in text and "ValueError: slots fell off" in text
     assert sorted(p.name for p in (out / "notebooks").iterdir()) == ["one.ipynb", "three.ipynb", "two.failed.ipynb"]
+    page = (out / "index.html").read_text()
+    assert "ValueError: slots fell off" in page and "Does one run?" in page
+    assert re.search(r'<td class="n">0\.\d</td><td class="n">0\.[1-9]</td>', page)  # minutes and GB of a kernel
     failed = nbformat.read(out / "notebooks" / "two.failed.ipynb", as_version=4)
     assert any(o.output_type == "error" for c in failed.cells if c.cell_type == "code" for o in c.outputs)
     done = nbformat.read(out / "notebooks" / "one.ipynb", as_version=4)
