@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ def house(tmp_path, monkeypatch):
     for name, text in (
         ("one.ipynb", notebook("1")),
         ("two.ipynb", notebook("2")),
-        ("index.md", "[](../figures/x.png)"),
+        ("index.md", '[](../figures/x.png) <img src="../figures/y.png">'),
     ):
         (tmp_path / "notebooks" / name).write_text(text)
     monkeypatch.setitem(names["main"].__globals__, "ROOT", tmp_path)
@@ -55,8 +56,9 @@ def test_copies_are_renewed_until_they_are_changed(house, capsys):
     copy = nbformat.read(house.copies / "one.ipynb", as_version=4)
     assert copy.cells[0].source == "1" and copy.metadata.kernelspec.display_name == get_kernel_dict()["display_name"]
     assert copy.metadata.language_info.version == platform.python_version()
-    figure = (house.copies / "index.md").read_text()[3:-1]
-    assert (house.copies / figure).resolve() == house.root / "figures" / "x.png"
+    text = (house.copies / "index.md").read_text()
+    for figure, name in zip(re.findall(r"[\w./]+png", text), ("x.png", "y.png"), strict=True):
+        assert (house.copies / figure).resolve() == house.root / "figures" / name
 
     (house.copies / "one.ipynb").write_text("mine")
     (house.notebooks / "two.ipynb").write_text(notebook("22"))

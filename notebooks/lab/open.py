@@ -20,7 +20,9 @@ def copy(source: Path, folder: Path) -> None:
 
     It carries this kernel's names, else JupyterLab takes it for modified as soon as it is opened.
     """
-    text = source.read_text().replace("](../", f"]({os.path.relpath(source.parents[1], folder)}/")
+    text, above = source.read_text(), os.path.relpath(source.parents[1], folder)
+    for link in ("](", 'src="', 'src=\\"'):  # the last is how a notebook's JSON writes it
+        text = text.replace(f"{link}../", f"{link}{above}/")
     if source.suffix == ".ipynb":
         notebook = nbformat.reads(text, as_version=4)
         notebook.metadata.kernelspec.display_name = get_kernel_dict()["display_name"]
