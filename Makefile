@@ -45,7 +45,7 @@ readme: .venv/ready
 	$(BIN)/python tests/refill.py
 
 lab: .venv/ready
-	$(BIN)/python notebooks/lab/open.py
+	$(BIN)/python notebooks/lab/open.py $(ARGS)
 
 # --no-deps: the lock is complete, and pip need not resolve what is resolved already.
 .venv/ready: requirements.txt pyproject.toml

@@ -68,7 +68,8 @@ class Panel:
     ):
         self.draw, self.controls, self.seconds, self._held = draw, controls, 0.0, False
         self.start = start or self.update
-        self.picture = widgets.Image(format="png", tooltip="what the controls above ask for")
+        # Without a tooltip: a widget that has no description breaks on one, in the browser alone.
+        self.picture = widgets.Image(format="png")
         self.picture.layout.max_width = "100%"
         self.line, self.bar = widgets.HTML(), widgets.IntProgress(0, 0, 1)
         self.bar.layout.display = "none"

@@ -1,5 +1,7 @@
 """Open JupyterLab on copies of the notebooks in runs/explore, so that nothing committed changes: `make lab`.
 
+What stands after the command goes to JupyterLab: `make lab ARGS="--no-browser --port 9000"`. A port that is taken is
+passed over for the next.
 Its settings are in overrides.json: Markdown is shown rendered, and no news are fetched.
 """
 
@@ -46,7 +48,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", f"--LabApp.app_settings_dir={HERE}"]
     command += [f"--LabApp.default_url=/lab/tree/{folder.relative_to(ROOT).as_posix()}/index.md"]
-    os.execv(command[0], [*command, *["--allow-root"] * (os.geteuid() == 0)])
+    os.execv(command[0], [*command, *["--allow-root"] * (os.geteuid() == 0), *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -32,8 +32,17 @@ def pixels(panel):
     return np.array(Image.open(io.BytesIO(panel.picture.value)))
 
 
+def within(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from within(child)
+
+
 def changes(panel, **values):
     """Set controls one by one; each must change the picture and say nothing wrong."""
+    # ipywidgets' code in the browser takes the length of the description of whatever has a tooltip.
+    wrong = [w for w in within(panel.widget) if getattr(w, "tooltip", None) and not hasattr(w, "description")]
+    assert not wrong, "the browser will not draw these"
     for name, value in values.items():
         before = pixels(panel)
         panel.controls[name].value = value
