@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: results test train site mutants rehearse gpu-check gpu-wheels lab readme
+.PHONY: results test test-browser train site mutants rehearse gpu-check gpu-wheels lab readme
 .DELETE_ON_ERROR:
 
 results: .venv/ready
@@ -14,6 +14,11 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q tests
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 notebooks
+
+# JupyterLab in headless Chromium (Debian: `apt-get install chromium`): every notebook, and every explorer.
+test-browser: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright==1.65.2
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q -m "" tests/browser
 
 # All trainings and measurements that are missing or that other code made, into what is committed. Hours to a day on two
 # cores, alone on the machine; stopped or killed, it goes on where it was when it is called again.

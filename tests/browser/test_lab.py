@@ -34,7 +34,11 @@ def address(tmp_path_factory):
         lab = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     try:
         for _ in range(240):
-            found = [line.split()[-1] for line in log.read_text().splitlines() if "/lab/tree/" in line and "127.0.0.1" in line]
+            found = [
+                line.split()[-1]
+                for line in log.read_text().splitlines()
+                if "/lab/tree/" in line and "127.0.0.1" in line
+            ]
             if found:
                 yield found[0].partition("/lab")[0]
                 break
@@ -94,7 +98,9 @@ def explorer(page, address: str, call: str, seconds: float = 240) -> None:
     nbformat.write(made, ROOT / "runs" / "explore" / "notebooks" / "tried.ipynb")
     run_all(page, address, "tried", seconds)
     page.wait_for_selector(".explorer", timeout=seconds * 1000)
-    page.wait_for_function("() => (document.querySelector('.explorer img') || {}).naturalWidth > 50", timeout=seconds * 1000)
+    page.wait_for_function(
+        "() => (document.querySelector('.explorer img') || {}).naturalWidth > 50", timeout=seconds * 1000
+    )
 
 
 def answer(page, control: str, key: str) -> float:
