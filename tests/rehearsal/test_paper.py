@@ -16,7 +16,7 @@ TINY = {
     **dict.fromkeys(("steps", "photo_steps", "overfit_steps", "model_steps", "slots_steps"), 3),
     **dict.fromkeys(("sides_steps", "video_steps", "clip_steps", "image_steps", "compared_steps"), 3),
     **dict.fromkeys(("cost_steps", "network_steps", "main_steps", "norm_steps"), 2),
-    **{k: [0] for k in ("seeds", "few_seeds", "sweep_seeds", "network_seeds", "main_seeds", "optimiser_seeds")},
+    **{f"{k}seeds": [0] for k in ("", "few_", "twin_", "sweep_", "network_", "main_", "optimiser_")},
     **dict.fromkeys(("batch", "photo_batch", "overfit_batch", "model_batch", "compared_batch", "road_batch"), 2),
     "clips": 1, "train_pictures": 32, "photo_crops": 8, "shape_px": 32, "photo_px": 32, "image_px": 112,
     "train_every": 12, "every": 12, "slots": [5], "sides": [16], "precision": "32-true", "device": "cpu",

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -119,8 +120,9 @@ def slots_apart(image: Tensor, masks: Tensor) -> Figure:
 
 
 def quality(result: NDArray) -> Figure:
-    """The original's "visual quality", the deviation of colours, of a picture uint8 `[H, W, 3]` and of its pixels
-    shuffled, and of noise."""
+    """The original's "visual quality", the deviation of colours of 0 to 255: of a picture `[H, W, 3]` in 0..1, of its
+    pixels shuffled, and of noise."""
+    result = (result * 255).astype(np.uint8)
     rng = np.random.default_rng(0)
     cases = {"result": result, "pixels shuffled": rng.permutation(result.reshape(-1, 3)).reshape(result.shape)}
     cases["noise"] = rng.integers(0, 256, result.shape, np.uint8)
@@ -140,6 +142,9 @@ def _titled(panels: list[list[NDArray]], names: list[str], size: tuple[float, fl
 def twins(table: pd.DataFrame, margin: float) -> Figure:
     """Metal minus rubber on twins and on mixed scenes, see `twins.compared`; grey: within the margin."""
     figure = plots.forest(table, ["twins", "mixed scenes"], "IoU, metal − rubber")
+    ends = [min(-0.06, table["low"].min()) - 0.01, max(0.06, table["high"].max()) + 0.01]
     for axis in figure.axes:
         axis.axvspan(-margin, margin, color="0.9", zorder=0)
+        axis.set(xlim=ends)
+        axis.xaxis.set_major_locator(MultipleLocator(margin))
     return figure

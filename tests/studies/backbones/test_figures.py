@@ -54,3 +54,16 @@ def test_figures_of_vectors():
     assert figure.axes[5].get_title().startswith("image\nsd 0.9") and figure.axes[11].get_title().startswith(
         "image\nsd 0.9"
     )
+
+
+def test_figures_of_slots_quality_and_twins():
+    masks = torch.rand(9, 8, 8).softmax(0)
+    figure = figures.slots_apart(torch.rand(3, 8, 8), masks)
+    assert figure.axes[2].get_title() == f"slot 1, {masks[0].mean():.0%}" and len(figure.axes) == 14
+    picture = np.random.default_rng(0).random((8, 8, 3))
+    first, second, _ = (a.get_title().split()[-1] for a in figures.quality(picture).axes)
+    assert first == second == f"{(picture * 255).astype(np.uint8).std((0, 1)).mean():.1f}"
+    table = pd.DataFrame(
+        {"effect": [0.0, 0.1], "low": [-0.1, 0.0], "high": [0.1, 0.2]}, ["a, twins", "a, mixed scenes"]
+    )
+    assert {a.get_xlim() for a in figures.twins(table, 0.05).axes} == {(-0.11, 0.21000000000000002)}
