@@ -21,7 +21,8 @@ from lib import ROOT, files
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 14px } th, td { padding: .2rem .6rem; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums } tr { border-bottom: 1px solid #ddd }
-img { max-width: 100% } .far { background: #fde0c5 } pre { background: #f5f5f5; padding: .5rem; overflow: auto }"""
+img { max-width: 100% } .anchor-link { display: none }
+.far { background: #fde0c5 } pre { background: #f5f5f5; padding: .5rem; overflow: auto }"""
 #: Pages beside the notebooks.
 PAGES = ("README.md", "CONTRIBUTING.md", "log.md", "data/README.md", "notebooks/index.md", "notebooks/glossary.md")
 FAR = 0.005  # a mean further than this from the committed one is marked
