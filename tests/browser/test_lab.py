@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -20,8 +21,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 TOKEN, SHOTS = "slots", ROOT / "runs" / "browser"
-#: From an event to another picture, as the page sees it: what the explorer promises, and what a busy machine may add.
-ANSWER, SLACK = 0.2, 1.0
+ANSWER = 0.2  # seconds from an event to another picture, as the page sees it, where data are cached
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,8 @@ def run_all(page, address: str, name: str, seconds: float) -> None:
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
+    # Committed counts stand at the cells until they are queued.
+    page.wait_for_function("() => document.querySelector('.jp-Notebook').innerText.includes('[*]')", timeout=60_000)
     page.wait_for_function(
         """() => { const found = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent);
         return found.length && found.every(text => !text.includes('*')) && found.some(text => /\\d/.test(text)) }""",
@@ -91,8 +93,6 @@ def test_every_notebook_runs_to_its_end(page, address, name):
 
 def explorer(page, address: str, call: str, seconds: float = 240) -> None:
     """An explorer in an empty notebook of one cell, and its first picture."""
-    import nbformat
-
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(f"from lib.studies import explore\n\n{call}")])
     made.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     nbformat.write(made, ROOT / "runs" / "explore" / "notebooks" / "tried.ipynb")
@@ -125,7 +125,7 @@ def test_a_slider_that_is_moved_changes_the_picture(page, address, call):
     times = [answer(page, SLIDER, key) for key in ("ArrowRight", "ArrowLeft", "ArrowRight")]
     page.screenshot(path=SHOTS / f"{call.split('.')[1][:-2]}.png")
     print(call, *(f"{t:.2f}" for t in times))
-    assert times[-1] < ANSWER + SLACK, "the third was drawn before"
+    assert min(times[1:]) < ANSWER, "both pictures were drawn before"
 
 
 def test_a_broken_image_is_said_in_one_line(page, address, tmp_path):
