@@ -218,12 +218,18 @@ class ComparisonStudy:
         return {name: round(value / min(seconds.values()), 2) for name, value in seconds.items()}
 
     def measure(self, name: str, config: Config, seed: int, steps: int) -> dict:
-        """A model on the held-out images, see `score`; each version with noise of its own, and all with the same."""
-        model = self.run(name, config, seed, steps).model
+        """A model on the held-out images, see `score`; each version with noise of its own, and all with the same.
+
+        `loss_fall` is the share by which the loss of the last quarter of the training lies below that of the third.
+        """
+        run = self.run(name, config, seed, steps)
+        model, losses = run.model, np.array([r["loss"] for r in run.header.get("history", [])])
+        third, last = (losses[int(len(losses) * q) : int(len(losses) * (q + 0.25))] for q in (0.5, 0.75))
         masks, slots = self.masks(config, model)
         shared = {f"{k}_shared": v for k, v in stability(self.masks(config, model, shared=True)[0]).items()}
         kept = {"winners": ["".join(map(str, m.argmax(0).tolist())) for m in masks[SHOWN]]}  # a digit a place: small
         row = score(masks, self.test) | stability(masks) | shared
+        row |= {"loss_fall": float(1 - last.mean() / third.mean()) if len(third) else float("nan")}
         return row | {"slot_diversity": float(experiment.cosine(slots).mean())} | kept
 
     @torch.no_grad()
