@@ -46,6 +46,7 @@ def executed(folder, python: list[str], answer: str = "", **environment: str) ->
 def test_where_lib_is_not_there_it_is_fetched(tmp_path, asked):
     address = "https://example.org/workbook"
     known = {} if asked else {"SLOTS_REPOSITORY": address}
+    (tmp_path / "lib").mkdir()  # as in / of Linux: nothing that can be used
     done = executed(tmp_path, [sys.executable, "-S"], f"{address}\n" if asked else "", **known)  # -S: no packages
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(str(tmp_path / "slots-and-streets" / "lib" / "__init__.py"))
