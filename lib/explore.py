@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from IPython import get_ipython
 from IPython.display import display
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from lib import ROOT, plots
 
@@ -179,6 +180,23 @@ def first_line(error: Exception) -> str:
 def wrong(error: Exception) -> str:
     """The same for a panel."""
     return f'<span role="alert" style="color: #882255">{html.escape(first_line(error))}</span>'
+
+
+def film(panel: Panel, settings: Iterable[dict[str, Any]], name: str, alt: str) -> None:
+    """Write `figures/<name>.gif` under the output folder: a panel as controls move, its text in two lines below it.
+
+    Args:
+        settings: of each picture, the controls that are not where they begin; errors are those of drawing.
+        alt: what to read where no film is shown.
+    """
+    begin, frames = {key: control.value for key, control in panel.controls.items()}, []
+    for moved in settings:
+        pixels, told = panel.draw(**begin | moved)
+        image = ImageOps.expand(Image.fromarray(pixels), (0, 0, 0, 2 * TITLE), "white")
+        text = textwrap.fill(told, image.width // 7)  # px of a letter
+        ImageDraw.Draw(image).text((0, len(pixels) + 4), text, fill="black", font=_font())
+        frames.append(np.asarray(image) / 255)
+    plots.film(frames, name, alt, 700)
 
 
 def number(name: str, low: int, high: int, value: int, help: str, *, live: bool = False) -> widgets.IntSlider:

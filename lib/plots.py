@@ -158,8 +158,8 @@ def source(*things: Callable | type) -> None:
         display.display(display.Code(textwrap.dedent(inspect.getsource(thing)), language="python"))
 
 
-def film(frames: Sequence[np.ndarray], name: str, alt: str) -> None:
-    """Write `figures/<name>.gif` under the output folder from images `[H, W, 3]` in 0..1, and show it.
+def film(frames: Sequence[np.ndarray], name: str, alt: str, pause: int = 120) -> None:
+    """Write `figures/<name>.gif` under the output folder from images `[H, W, 3]` in 0..1, `pause` ms each, and show it.
 
     One palette for all frames: no colour changes from frame to frame. Shown as HTML with `alt` in place of the film
     where no images are shown: of a bare image/gif, nbconvert shows only the name of the object.
@@ -168,7 +168,7 @@ def film(frames: Sequence[np.ndarray], name: str, alt: str) -> None:
     _, height, width, _ = pixels.shape
     strip, buffer = _fewer_colours(Image.fromarray(pixels.reshape(-1, width, 3))), io.BytesIO()
     first, *others = (strip.crop((0, y, width, y + height)) for y in range(0, strip.height, height))
-    first.save(buffer, "GIF", save_all=True, append_images=others, duration=120, loop=0)
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=pause, loop=0)
     _write(name, "gif", buffer.getvalue())
     data = base64.b64encode(buffer.getvalue()).decode()
     tag = f'<img src="data:image/gif;base64,{data}" alt="{html.escape(alt)}" width="{3 * width // 2}">'

@@ -47,6 +47,26 @@ def test_a_control_changes_the_picture_in_place(panel):
     assert panel.picture is picture and (pixels(panel) == 5).all() and 0 < panel.seconds < 1
 
 
+def test_a_film_shows_a_control_that_moves(tmp_path, monkeypatch):
+    def draw(level, other):
+        if level == 7:
+            raise ValueError("no such level")
+        return np.full((4, 70, 3), 20 * level, np.uint8), f"level {level} of {other}"
+
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path))
+    controls = {"level": explore.number("level", 0, 9, 3, ""), "other": explore.number("other", 0, 9, 5, "")}
+    panel = explore.Panel(draw, controls)
+    explore.film(panel, [{"level": level} for level in (1, 4, 6)], "a", "levels")
+    film, found = Image.open(tmp_path / "figures" / "a.gif"), []
+    for t in range(film.n_frames):
+        film.seek(t)
+        found.append(np.array(film.convert("RGB")))
+    assert film.info["duration"] == 700 and [f[:4].mean() for f in found] == pytest.approx([20, 80, 120], abs=3)
+    assert (found[0][4:] != found[1][4:]).any(), "the text below says which level"
+    with pytest.raises(ValueError, match="no such level"):
+        explore.film(panel, [{"level": 7}], "a", "levels")
+
+
 def test_what_goes_wrong_is_one_line_and_the_picture_stays(panel):
     panel.start()
     panel.controls["level"].value = 7

@@ -102,11 +102,11 @@ def grid_of(config: dict[str, Any]) -> int:
 
 
 def pictures(source: Any) -> tuple[Tensor, bool]:
-    """`clips.pictures`, but what is wrong is one line in a notebook too."""
+    """`clips.pictures`, but what is wrong is one line in a notebook too, and says of an upload what to do."""
     try:
         return clips.pictures(source)
     except DataError as error:
-        raise Wrong(str(error)) from None
+        raise Wrong(f"{error}; {clips.OTHERS}" if isinstance(source, bytes) else str(error)) from None
 
 
 _loaded = lru_cache(maxsize=8)(load)

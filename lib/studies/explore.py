@@ -17,12 +17,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.utils.data import Dataset
 
 from lib import ROOT, plots
 from lib import explore as ui
 from lib import results as stored
 from lib.apply import scenes, zoo
-from lib.data import clips
 from lib.data.movi import MoviDataset
 from lib.explore import Explorer, Panel, Pixels, slots
 from lib.metrics import objects as measures
@@ -41,18 +41,22 @@ RED = np.array([1.0, 0.0, 0.3])
 NARROW = 200  # px, where five pictures lie beside each other
 
 
-def objects(root: Path = MOVI, split: str = "test", models: Sequence[str | Path] = ()) -> Explorer:
+def _scenes(root: Path | Dataset, split: str) -> Dataset:
+    return root if isinstance(root, Dataset) else MoviDataset(root, split, ("video", "segmentations"))
+
+
+def objects(root: Path | Dataset = MOVI, split: str = "test", models: Sequence[str | Path] = ()) -> Explorer:
     """Scenes, and what a model of tokens makes of them; click a pixel to see whose it is.
 
     Introduced in notebooks/ex_dino4.ipynb.
 
     Args:
-        root, split: of MOVi-A, see `MoviDataset`.
+        root, split: of MOVi-A, see `MoviDataset`; or a data set of your own, such as `folders.FolderDataset`.
         models: paths of checkpoints of your own, beside the committed ones.
     """
 
     def build() -> Panel:
-        data, known = MoviDataset(root, split, ("video", "segmentations")), zoo.table(*models)
+        data, known = _scenes(root, split), zoo.table(*models)
         known = known[known.model == "tokens"]
         first = zoo.SHORT["ex_dino4"] if zoo.SHORT["ex_dino4"] in known.index else known.index[0]
         scene = lru_cache(8)(data.__getitem__)
@@ -128,14 +132,14 @@ def objects(root: Path = MOVI, split: str = "test", models: Sequence[str | Path]
     return Explorer("explore.objects()", "ex_dino4_failures.png", build)
 
 
-def video(root: Path = MOVI, split: str = "test", model: str | Path = "ex_dino4-video-0") -> Explorer:
+def video(root: Path | Dataset = MOVI, split: str = "test", model: str | Path = "ex_dino4-video-0") -> Explorer:
     """A video and the slots that are followed through it: play it or go to a frame; who changes its slot is framed.
 
     Introduced in notebooks/ex_dino4.ipynb; arguments as of `objects`.
     """
 
     def build() -> Panel:
-        data, run = MoviDataset(root, split, ("video", "segmentations")), zoo.load(model)
+        data, run = _scenes(root, split), zoo.load(model)
         usual = scenes.finish(run.header["name"], run.header)
         scene = lru_cache(8)(data.__getitem__)
 
@@ -230,7 +234,7 @@ def own(source: str | Path = "coffee", model: str | Path = "ex_dino4", pixels: s
     Introduced in notebooks/ex_slot3.ipynb.
 
     Args:
-        source: what is shown first, see `clips.pictures`.
+        source: what is shown first, see `lib.data.clips.pictures`.
         model, pixels: for `lib.load`; the one of tokens and the one of pixels.
     """
 
@@ -242,7 +246,7 @@ def own(source: str | Path = "coffee", model: str | Path = "ex_dino4", pixels: s
         def read(what: Any) -> None:
             """Take another source; one that cannot be read is said, and the last one stays."""
             with panel.guarded():
-                images, video = clips.pictures(what)
+                images, video = zoo.pictures(what)
                 given.update(images=scenes.shrunk(images), size=tuple(images.shape[-2:]), video=video)
                 masks.cache_clear()
                 tokens.cache_clear()
@@ -518,3 +522,12 @@ def results(folder: Path = ROOT) -> Explorer:
         return panel
 
     return Explorer("explore.results()", "ex_dino4_bleeding.png", build)
+
+
+if __name__ == "__main__":  # the film in README; this frame was chosen by its photograph, not by its score
+    ui.film(
+        alarms(scores=["heat, no spatial"]).open(),
+        [{"index": 6, "at": at} for at in range(0, 20, 2)],
+        "explore_alarms",
+        "A threshold is lowered: frame, flagged pixels, score and anomaly, with precision, recall and false alarms",
+    )

@@ -90,6 +90,13 @@ def test_what_is_no_picture_is_refused_in_one_line(source, message, monkeypatch)
     assert "\n" not in str(stopped.value)
 
 
+@pytest.mark.parametrize("begins", [b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01webm"])
+def test_of_a_film_that_needs_a_decoder_it_says_how_to_unpack_it(tmp_path, begins):
+    (tmp_path / "x.mp4").write_bytes(begins + bytes(99))
+    with pytest.raises(DataError, match=r"x.mp4 is not readable .*; write other videos as frames: ffmpeg -i VIDEO"):
+        clips.pictures(tmp_path / "x.mp4")
+
+
 def test_folders_that_are_no_video(tmp_path):
     with pytest.raises(DataError, match=r"holds no image \(.png.*ffmpeg"):
         clips.pictures(tmp_path)

@@ -13,6 +13,7 @@ from PIL import Image
 import lib
 from lib import anomaly
 from lib.apply import scenes, streets, zoo
+from lib.data.folders import FolderDataset
 from lib.data.streethazards import ANOMALY, IGNORE
 from lib.studies import explore
 from lib.studies.objects import lab
@@ -69,6 +70,16 @@ def test_objects(tiny):
     assert (panel.controls["row"].value, panel.controls["column"].value) == (13, 6)
 
 
+def test_a_folder_of_ones_own(tiny, tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (60, 40), "red" if name == "a" else "blue").save(tmp_path / "train" / f"{name}.png")
+    panel = explore.objects(FolderDataset(tmp_path), models=[str(tiny("mine", num_slots=4))]).open()
+    panel.widget.children[1].children[0].value = "pixels"
+    assert "(background)" in panel.line.value and panel.controls["index"].max == 1
+    changes(panel, index=1)
+
+
 def test_a_video(tiny):
     panel = explore.video(model=tiny("video", video=True, num_slots=3)).open()
     panel.start()
@@ -106,6 +117,7 @@ def test_your_own(tiny, tmp_path):
     kept = panel.picture.value
     for widget, value, message in (
         (upload, file(b"no image"), "the file is not readable"),
+        (upload, file(b"\0\0\0\x18ftypmp42" + bytes(99)), "ffmpeg -i VIDEO frames/%04d.png"),
         (path, "nowhere.png", "nowhere.png does not exist"),
     ):
         widget.value = value
