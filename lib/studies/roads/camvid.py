@@ -89,6 +89,7 @@ class PhotographStudy(RoadStudy):
         prints = " ".join(RoadAnomaly(self.root.parent / name).fingerprint for name in SETS)
         return f"{self.data('test', **params)}; {prints}; {DRAWS} draws; scores {', '.join(SCORES)}"
 
+    @torch.no_grad()
     def scenes(self, name: str, model: nn.Module | None = None) -> Iterator[Frame]:
         """What a model says of every image of a set with anomalies, at the height that the study judges at.
 
@@ -111,7 +112,6 @@ class PhotographStudy(RoadStudy):
         """`RoadStudy.trial` of one of `TREATMENTS`."""
         return self.trial(TREATMENTS[treatment], **settings)
 
-    @torch.no_grad()
     def judged(self, **settings: Any) -> dict[str, Any]:
         """Load or train a main model; mIoU on three splits, and every score on every set."""
         model, clean = self.main(TREATMENTS["all"], **settings).model, Resize(self.size)
@@ -170,11 +170,11 @@ class PhotographStudy(RoadStudy):
 
 
 class Treatments(PhotographStudy):
-    """The same for short trainings, of which nothing is chosen: judged on every third frame of the test split.
+    """The same for short trainings, of which nothing is chosen: judged on every fifth frame of the test split.
 
     The validation split is seven seconds of one street.
     """
 
     def split(self, name: str) -> Frames:
         """train, or else the test split."""
-        return super().split(name) if name == "train" else photographs(self.root, "test", 3)
+        return super().split(name) if name == "train" else photographs(self.root, "test", 5)

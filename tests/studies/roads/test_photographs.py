@@ -11,8 +11,6 @@ from lib.data import camvid as data
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
 from lib.studies.roads import camvid, photographs
 
-NETWORKS = ("fpn_lite0", "fpn_lite2")
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -74,21 +72,23 @@ def test_from_folders_to_tables(folder, tmp_path, monkeypatch, capsys):
     results = photographs.Path(__file__).parents[3] / "figures" / "results" / "streethazards.json"
     (folder / "figures" / "results").mkdir(parents=True)
     (folder / "figures" / "results" / "streethazards.json").write_text(results.read_text())
-    small = {"seeds": (0, 1), "steps": 2, "short": 1, "networks": NETWORKS, "size": (48, 64), "crop": (32, 32)}
+    small = {"seeds": (0,), "steps": 1, "short": 1, "network": "fpn_lite0"}
+    small |= {"size": (48, 64), "crop": (32, 32), "window": (16, 16)}
     monkeypatch.setattr(photographs, "PLAN", small)
+    monkeypatch.setattr(camvid, "DRAWS", 5)
     tables = photographs.shown(".")
     assert "measured on" in capsys.readouterr().out
     document = json.loads((out / "figures" / "results" / "road_photographs.json").read_text())
-    assert "do not ship" in document["data"]["name"] and document["headline"]["config"] == "fpn_lite0"
+    assert "do not ship" in document["data"]["name"] and document["headline"]["config"] == "main"
     summary = document["summary"]
-    assert 0 <= summary["fpn_lite0"]["test_miou"]["mean"] <= 1 and summary["fpn_lite0"]["iou road"]["n"] == 2
+    assert 0 <= summary["main"]["test_miou"]["mean"] <= 1 and summary["main"]["iou road"]["n"] == 1
     for name in camvid.SETS:
-        assert summary[f"fpn_lite2 {name} place_train"]["auroc_pooled"]["n"] == 2
+        assert summary[f"{name} place_train"]["auroc_pooled"]["n"] == 1
         assert f"paired {name} aupr_pooled knn - max_logit" in summary
         assert tables[f"{name}: scores"].shape == tables["the stand-in: scores"].shape
-    assert {*photographs.EFFECTS, "deeper"} == {n[7:] for n in summary if n.startswith("effect ")}
+    assert {*photographs.EFFECTS} == {n[7:] for n in summary if n.startswith("effect ")}
     assert -1 <= summary["transfer treatments by mIoU"]["tau"]["mean"] <= 1
-    assert len(tables["CamVid: effects on mIoU"]) == len(photographs.EFFECTS) + 1
+    assert len(tables["CamVid: effects on mIoU"]) == len(photographs.EFFECTS)
     monkeypatch.setattr(camvid.PhotographStudy, "main", None)  # rows are there
     assert photographs.shown(".").keys() == tables.keys()
 
@@ -98,3 +98,14 @@ def test_an_order_agrees_with_itself_and_not_with_its_reverse():
     same = photographs.agreement(values, values, [values, values[::-1]])
     assert same["tau"] == 1 and same["low"] < 1 and same["of"] == 4
     assert photographs.agreement(values, [-v for v in values], [values])["tau"] == -1
+
+
+def test_a_finding_holds_only_where_the_interval_leaves_zero_out():
+    names = [name for some, _ in photographs.FINDINGS.values() for name in some]
+    of = lambda low, high: {k: {"mean": v, "n": 1} for k, v in (("effect", 0), ("low", low), ("high", high))}  # noqa: E731
+    verdicts = lambda *ends: list(photographs.findings(dict.fromkeys(names, of(*ends)))["verdict"])  # noqa: E731
+    assert verdicts(-0.1, 0.1) == ["not shown"] * 6
+    assert verdicts(0.1, 0.2) == ["holds", "does not hold", "does not hold", *["holds"] * 3]
+    assert verdicts(-0.2, -0.1) == ["does not hold", "holds", "holds", *["does not hold"] * 3]
+    unknown = {k: {"mean": None, "n": 0} for k in ("low", "high")} | {"effect": {"mean": 0.1, "n": 1}}
+    assert {*photographs.findings(dict.fromkeys(names, unknown))["verdict"]} == {"not shown"}
