@@ -215,8 +215,14 @@ def _read(summary: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
 
 
 def _summary(folder: Path, name: str) -> dict[str, Any]:
+    """Mean, deviation and number by configuration and measure; NaN again where JSON, which has none, keeps null."""
     path = folder / "figures" / "results" / f"{name}.json"
-    return json.loads(path.read_text())["summary"] if path.exists() else {}
+    summary = json.loads(path.read_text())["summary"] if path.exists() else {}
+    known = {"mean": float("nan"), "sd": float("nan")}
+    return {
+        config: {name: known | {k: v for k, v in value.items() if v is not None} for name, value in metrics.items()}
+        for config, metrics in summary.items()
+    }
 
 
 if __name__ == "__main__":
