@@ -1,5 +1,6 @@
 """Rows of the road experiments as effects, runs and tables. Introduced in notebooks/streethazards.ipynb."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,17 +63,17 @@ def anomaly_runs(rows: list[dict], prefix: str = "") -> list[dict[str, Any]]:
     return runs
 
 
-def paired(rows: list[dict], key: str, images: float = np.inf) -> pd.DataFrame:
-    """`intervals.compare` of every score with each of `anomaly.PLACES` in a measure of `alarms.PAIRED`.
+def paired(rows: list[dict], key: str, images: float = np.inf, controls: Sequence[str] = PLACES) -> pd.DataFrame:
+    """`intervals.compare` of every score with each control, such as a place, in a measure of `alarms.PAIRED`.
 
-    Paired by seed, and by frame: both sides are of the same frames drawn anew. Rows are "score - place".
+    Paired by seed, and by frame: both sides are of the same frames drawn anew. Rows are "score - control".
 
     Args:
         rows: of `AnomalyStudy.measure`.
         images: how many frames were drawn from.
     """
     by_seed = {row["params"].get("seed", 0): row["metrics"]["scores"] for row in rows if row["metrics"]}
-    names = [name for name in next(iter(by_seed.values())) if name not in PLACES]
+    names = [name for name in next(iter(by_seed.values())) if name not in controls]
 
     def side(name: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
         values = {seed: scores[name].get(key, np.nan) for seed, scores in by_seed.items()}
@@ -80,9 +81,9 @@ def paired(rows: list[dict], key: str, images: float = np.inf) -> pd.DataFrame:
 
     found = {}
     for name in names:
-        for place in PLACES:
-            (ours, our_draws), (theirs, their_draws) = side(name), side(place)
-            found[f"{name} - {place}"] = difference(ours, theirs, draws=(our_draws, their_draws), units=images)
+        for control in controls:
+            (ours, our_draws), (theirs, their_draws) = side(name), side(control)
+            found[f"{name} - {control}"] = difference(ours, theirs, draws=(our_draws, their_draws), units=images)
     table = pd.DataFrame(found).T
     return table.assign(holm=holm(table["p"]))
 

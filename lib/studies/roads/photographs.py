@@ -1,0 +1,241 @@
+"""What photographs say of the road study's conclusions: runs, tables and the command that measures them.
+
+`python -m lib.studies.roads.photographs DIR --out runs/photographs` measures; DIR holds camvid, road_anomaly,
+road_obstacle_21 and fishyscapes_static, none of which ships. It goes on where it was stopped, and two that run at once
+share the work. Introduced in notebooks/streethazards.ipynb.
+"""
+
+import argparse
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+
+from lib import ROOT, results, sweeps
+from lib.anomaly import PLACES, SCORES
+from lib.data.road_anomaly import RoadAnomaly
+from lib.files import DataError
+from lib.metrics import anomaly as measures
+from lib.metrics import intervals
+from lib.studies.roads import tables
+from lib.studies.roads.camvid import COMPONENTS, KEYS, SETS, TREATMENTS, PhotographStudy, Treatments
+
+NAME, STANDIN = "road_photographs", "streethazards"
+CONTROLS = (*PLACES, "max_logit")
+ABOUT = ("seed", "steps", "lr")
+_PAIRS = {
+    "scale": ("scale", "none", "clean"),
+    "all": ("all", "none", "clean"),
+    "labels not flipped with the image": ("image_only_flip", "flip", "clean"),
+    "degenerate instead of true multi-scale": ("degenerate", "scale", "clean"),
+    "degenerate instead of no scaling": ("degenerate", "none", "clean"),
+    "its augmented run - its baseline, its way": ("original_augmented", "original_baseline", "squash_batch4"),
+    "of that, labels mended": ("original_mended", "original_baseline", "squash_batch4"),
+    "of that, windows, colour and blur": ("original_augmented", "original_mended", "squash_batch4"),
+    "the same, judged clean": ("original_augmented", "original_baseline", "clean"),
+    "deeper": ("fpn_lite2", "fpn_lite0", "clean"),
+    "four times the pixels": ("large window", "small window", "squash_back"),
+}
+EFFECTS: dict[str, tables.Sides] = {name: ((a, how), (b, how)) for name, (a, b, how) in _PAIRS.items()}
+EFFECTS["judged on squashed frames"] = (("all", "squash"), ("all", "clean"))
+#: The original's findings, the differences that would show them, and their sign if so; the second, that CNNs beat
+#: transformers, is not asked: no transformer's weights are packaged.
+FINDINGS = {
+    "1. its multi-scale crop lifts mIoU": (["effect degenerate instead of no scaling"], 1),
+    "3. deeper is not better": (["effect deeper"], -1),
+    "4. more resolution does not help": (["effect four times the pixels"], -1),
+    "5. HEAT has more AUPR than maximum logit": (
+        [f"paired {s} aupr_pooled heat_original - max_logit" for s in SETS],
+        1,
+    ),
+}
+#: What is measured where nothing else is asked for.
+PLAN: dict[str, Any] = {"seeds": (0, 1, 2), "steps": 1200, "short": 120, "network": "fpn_lite0"}
+PLAN |= {"size": (360, 480), "crop": (240, 320), "window": (128, 128)}
+
+
+def of_set(rows: list[dict], name: str) -> list[dict]:
+    """Rows of `PhotographStudy.judged` as those of `AnomalyStudy.measure`, of one set."""
+    return [row | {"metrics": row["metrics"]["sets"][name]} for row in rows]
+
+
+def runs_of(row: dict) -> list[dict]:
+    """A row of `PhotographStudy.judged` as runs: "main", and "set score" for each score of each set."""
+    seed, m = row["params"]["seed"], row["metrics"]
+    means = {f"{split}_miou": v for split, v in m["miou"].items()} | {f"iou {name}": v for name, v in m["iou"].items()}
+    means |= dict(zip(("test_miou_low", "test_miou_high"), _ends(m["draws"]), strict=True))
+    runs = [{"config": "main", "seed": seed, "metrics": means}]
+    for where, (name, score) in ((w, s) for w, found in m["sets"].items() for s in found["scores"].items()):
+        numbers = {k: v for k, v in score.items() if isinstance(v, float)}
+        for key, (low, high) in score["intervals"].items():
+            numbers |= {f"{key}_low": low, f"{key}_high": high}
+        runs.append({"config": f"{where} {name}", "seed": seed, "metrics": numbers})
+    return runs
+
+
+def agreement(ours: Sequence[float], theirs: Sequence[float], draws: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Kendall's tau-b between two orders, and its 95 % interval under `theirs` of images drawn anew, `[draws, n]`.
+
+    Noise only disorders, so draws lie rather below the value.
+    """
+    low, high = intervals.percentiles([kendalltau(ours, draw).statistic for draw in draws])
+    return {"tau": float(kendalltau(ours, theirs).statistic), "low": float(low), "high": float(high), "of": len(ours)}
+
+
+def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> dict[str, dict]:
+    """Whether scores, and treatments, have the order that they have on the stand-in: `agreement` of each.
+
+    Args:
+        standin: the summary of figures/results/streethazards.json, whose values are taken as they are.
+    """
+    names, found = [n for n in SCORES if n not in PLACES], {}
+    for name in SETS:
+        for key in KEYS:
+            seeds = [r["metrics"]["scores"] for r in of_set(rows, name)]
+            draws = np.mean([[np.fromstring(s[n]["draws"][key], sep=" ") for n in names] for s in seeds], 0).T
+            values = np.mean([[s[n][key] for n in names] for s in seeds], 0)
+            here = [standin[f"score {n}"][key]["mean"] for n in names]
+            found[f"scores by {key}, {name}"] = agreement(here, values, draws)
+    if treated:
+        sides = {t: tables.values(treated, t, "clean") for t in TREATMENTS}
+        sides = {t: side for t, side in sides.items() if side[0]}
+        means, draws = ([np.mean(list(side[i].values()), 0) for side in sides.values()] for i in (0, 1))
+        found["treatments by mIoU"] = agreement(
+            [standin[t]["clean"]["mean"] for t in sides], means, np.transpose(draws)
+        )
+    return found
+
+
+def measure(
+    root: Path,
+    seeds: Sequence[int],
+    steps: int,
+    short: int,
+    network: str,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    window: tuple[int, int],
+    only: str = "",
+) -> None:
+    """Measure what is not yet there, and write figures/results/road_photographs.json once all of it is.
+
+    Args:
+        root: the folder of the four sets.
+        seeds: one training each.
+        steps, network, size, crop: of main models; (height, width) of what is judged and of training windows.
+        short, window: steps and training windows of treatments, on frames of half the size. "More resolution does not
+            help" is asked of whole frames resized to half and to a quarter of the size, "deeper is not better" of
+            networks with treatment flip.
+        only: "main" or "treatments": that part alone, and no more than its rows.
+    """
+    windows = {f"{name} window": [side // n for side in size] for name, n in (("large", 2), ("small", 4))}
+    study = PhotographStudy(root / "camvid", tuple(size))
+    small = Treatments(root / "camvid", tuple(windows["large window"]))
+    rows, treated = [], []
+    if only != "treatments":
+        grid = [{"seed": s, "network": network, "lr": 3e-3, "steps": steps, "crop": list(crop)} for s in seeds]
+        rows = sweeps.rows(NAME, study.judged, grid, study.full_data)
+    if only != "main":
+        kinds = {t: {"treatment": t, "crop": list(window)} for t in TREATMENTS}
+        kinds |= {n: kinds["flip"] | {"network": n} for n in ("fpn_lite0", "fpn_lite2")}
+        kinds |= {n: {"treatment": "original_mended", "crop": side} for n, side in windows.items()}
+        grid = [{**kind, "seed": s, "steps": short, "lr": 3e-3} for s in seeds for kind in kinds.values()]
+        found = sweeps.rows(f"{NAME}_treatments", small.treated, grid, small.data)
+        for name, kind in kinds.items():  # under the names of EFFECTS
+            some = [row for row in found if kind == {k: v for k, v in row["params"].items() if k not in ABOUT}]
+            treated += [row | {"params": row["params"] | {"treatment": name}} for row in some]
+    if only:
+        return
+    effects = tables.effects(treated, EFFECTS, images=len(small.split("test")))
+    runs = tables.runs_of(treated) + [run for row in rows for run in runs_of(row)]
+    runs += [{"config": f"effect {name}", "seed": 0, "metrics": dict(e)} for name, e in effects.items()]
+    for name, key in itertools.product(SETS, KEYS):
+        found = tables.paired(of_set(rows, name), key, len(RoadAnomaly(root / name)), CONTROLS)
+        runs += intervals.as_runs(f"paired {name} {key}", found)
+    for name, found in transfer(rows, treated, _summary(ROOT, STANDIN)).items():
+        runs.append({"config": f"transfer {name}", "seed": 0, "metrics": found})
+    data = {"name": "photographs that do not ship: CamVid, and three sets with anomalies", "split": "test, and all"}
+    data |= {"fingerprint": study.full_data(network=network)}
+    params = {"seeds": seeds, "steps": steps, "short": short, "network": network, "size": size, "crop": crop}
+    results.write(NAME, runs, params=params | {"window": window}, data=data, headline=("main", "test_miou"))
+
+
+def shown(folder: str = "") -> dict[str, pd.DataFrame]:
+    """Tables by their titles: what photographs gave, and what the stand-in gave; measured first if a folder is named.
+
+    One printed line says where the numbers come from, or what is missing.
+    """
+    if folder:
+        measure(ROOT / folder, **PLAN)
+    ours, found = _summary(ROOT, STANDIN), _summary(results.out(), NAME) or _summary(ROOT, NAME)
+    if not found:
+        print("photographs: nothing is measured yet; photos_root must name their folder, see data/README.md")
+        return {}
+    print(f"photographs: measured {f'on {folder}' if folder else 'before, on sets that do not ship (photos_root)'}")
+    scores = {"the stand-in": {n: ours[f"score {n}"] for n in SCORES}}
+    scores |= {name: {n: found[f"{name} {n}"] for n in SCORES} for name in SETS}
+    columns = [*measures.NAMES, "siou", "ppv", "f1"]
+    shown = {"CamVid, mIoU": results.table({"main": found["main"]})}
+    shown |= {f"{name}: scores": results.table(s).reindex(columns=columns).fillna("-") for name, s in scores.items()}
+    for name, summary in {"the stand-in": ours, "CamVid": found}.items():
+        shown[f"{name}: effects on mIoU"] = _read(summary, [f"effect {n}" for n in EFFECTS])
+    for name in SETS:
+        pairs = itertools.product(KEYS, COMPONENTS, CONTROLS)
+        shown[f"{name}: against controls"] = _read(found, [f"paired {name} {k} {n} - {c}" for k, n, c in pairs])
+    orders = {n: {k: v["mean"] for k, v in m.items()} for n, m in found.items() if n.startswith("transfer ")}
+    shown["order against the stand-in's, Kendall's tau"] = pd.DataFrame(orders).T.round(2)
+    return shown | {"findings of the original, on photographs": findings(found)}
+
+
+def findings(summary: dict[str, Any]) -> pd.DataFrame:
+    """What photographs say of `FINDINGS`: holds, or does not, where the interval of a difference leaves zero out."""
+    rows = {}
+    for finding, (names, sign) in FINDINGS.items():
+        for name in names:
+            e = {k: sign * v["mean"] for k, v in summary[name].items() if k in ("low", "high") and v["n"]}
+            sure = e and min(e.values()) * max(e.values()) > 0
+            verdict = "not shown" if not sure else "holds" if e["low"] > 0 else "does not hold"
+            rows[finding, name] = _read(summary, [name]).iloc[0].to_dict() | {"verdict": verdict}
+    return pd.DataFrame(rows).T
+
+
+def _ends(draws: str) -> list[float]:
+    return intervals.percentiles(np.fromstring(draws, sep=" ")).tolist()
+
+
+def _read(summary: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:
+    rows = {n: {k: v["mean"] for k, v in summary[n].items()} for n in names if n in summary}
+    return intervals.readable(pd.DataFrame(rows, dtype=float).T)
+
+
+def _summary(folder: Path, name: str) -> dict[str, Any]:
+    """Mean, deviation and number by configuration and measure; NaN again where JSON, which has none, keeps null."""
+    path = folder / "figures" / "results" / f"{name}.json"
+    summary = json.loads(path.read_text())["summary"] if path.exists() else {}
+    known = {"mean": float("nan"), "sd": float("nan")}
+    return {
+        config: {name: known | {k: v for k, v in value.items() if v is not None} for name, value in metrics.items()}
+        for config, metrics in summary.items()
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="holds camvid, road_anomaly, road_obstacle_21 and fishyscapes_static")
+    parser.add_argument("--out", default="runs/photographs")
+    parser.add_argument("--only", choices=("main", "treatments"), default="")
+    parser.add_argument("--steps", type=int, default=PLAN["steps"], help="of main models")
+    parser.add_argument("--short", type=int, default=PLAN["short"], help="steps of treatments")
+    parser.add_argument("--seeds", type=int, nargs="+", default=PLAN["seeds"])
+    given = vars(parser.parse_args())
+    os.environ["SLOTS_OUT"] = given.pop("out")
+    try:
+        measure(given.pop("folder"), **PLAN | given)
+    except DataError as error:
+        raise SystemExit(str(error)) from None
