@@ -9,7 +9,7 @@ from lib import ROOT
 
 HERE = ROOT / "tests" / "benchmarks"
 MEASURE, PAGE = (runpy.run_path(str(HERE / f"{name}.py")) for name in ("conftest", "page"))
-BLOCK = {"section": "S", "text": "About it.", "rounds": 3, "facts": {"error": 0.5}}
+BLOCK = {"section": "S", "about": "", "text": "About it.", "rounds": 3, "facts": {"error": 0.5}}
 MADE = {
     "machine": {
         "processor": "x",

@@ -53,7 +53,7 @@ def test_features(compare, tmp_path, monkeypatch, what):
         kept = build()
         computed = features.Computed(list(kept.tokens.shape), network, data, 256, 32)
         anew = features.Features(computed, kept.grid, kept.mean, kept.std, kept.about)
-        torch.testing.assert_close(kept.batch(torch.arange(3)), anew.batch(torch.arange(3)))
+        torch.testing.assert_close(kept.batch(torch.arange(3)), anew.batch(torch.arange(3)), rtol=0.01, atol=0.01)
         functions = {"computed anew": partial(epoch, anew), "from the cache": partial(epoch, kept)}
     else:
         frames = torch.from_numpy(np.concatenate([scene.video for scene in data])).permute(0, 3, 1, 2).float() / 255

@@ -137,7 +137,7 @@ def test_training(compare, side):
 
 def reached():
     """When the committed training of ex_dino4 first passed two marks on what was held out."""
-    (path,) = (ROOT / "checkpoints").glob("ex_dino4-ours-0-*.safetensors")
+    path = next((ROOT / "checkpoints").glob("ex_dino4-ours-0-*.safetensors"))
     history = [row for row in checkpoints.about(path)["history"] if "mbo" in row]
     other = results.read("ex_dino4", ROOT)["summary"]["original"]
     facts = {"steps of the committed training of ex_dino4 in all": history[-1]["step"]}
@@ -151,7 +151,7 @@ def reached():
 @pytest.mark.parametrize("what", ["slots", "tokens", "frames"])
 def test_scaling(compare, what):
     """How an optimiser step of ours grows, from 8 images of 256 tokens and 8 slots: with slots; with tokens; and with
-    frames of a clip, of the video model. The exponent is that of a power law, fitted to all sizes of each round.
+    frames, of the video model on 4 clips. The exponent is that of a power law, fitted to all sizes of each round.
     """
     torch.manual_seed(0)
     sizes = {"slots": (4, 8, 16, 32), "tokens": (256, 1024, 4096), "frames": (2, 4, 8, 16)}[what]

@@ -3,7 +3,7 @@
     make bench            # a quarter of an hour, alone on two cores: figures/benchmarks.*
     FULL=1 make bench     # also 100 million pixels and frames of 1280 x 720 px; ROUNDS=2 tries everything quickly
 
-The first line of a file and the docstring of a benchmark are what the page says of it; a fact is a number by its name.
+The docstrings of a file and of a benchmark are what the page says of them; a fact is a number by its name.
 """
 
 import ctypes
@@ -63,8 +63,10 @@ def compare(benchmark, request):
     def compare(case, functions, facts=None, sizes=None, rounds=ROUNDS, unit=""):
         seconds = benchmark.pedantic(interleaved, (functions, rounds), rounds=1)
         first = next(iter(seconds.values()))
+        section, _, about = inspect.getdoc(request.module).partition("\n")
         kept = {
-            "section": inspect.getdoc(request.module).splitlines()[0].rstrip("."),
+            "section": section,
+            "about": " ".join(about.split()),
             "text": " ".join(inspect.getdoc(request.function).split()),
             "case": case,
             "rounds": rounds,

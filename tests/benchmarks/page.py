@@ -66,7 +66,7 @@ def page(document):
     for block in document["blocks"]:
         if block["section"] != section:
             section = block["section"]
-            parts.append(f"\n## {section}")
+            parts.append(f"\n## {section}\n\n{block['about']}")
         if block["text"] != text:
             text = block["text"]
             parts.append(f"\n{text}")
