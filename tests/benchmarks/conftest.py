@@ -61,6 +61,7 @@ def compare(benchmark, request):
     seed = torch.random.get_rng_state()
 
     def compare(case, functions, facts=None, sizes=None, rounds=ROUNDS, unit=""):
+        rounds = min(rounds, ROUNDS)
         seconds = benchmark.pedantic(interleaved, (functions, rounds), rounds=1)
         first = next(iter(seconds.values()))
         section, _, about = inspect.getdoc(request.module).partition("\n")

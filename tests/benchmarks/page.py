@@ -58,7 +58,7 @@ def page(document):
     """The page in Markdown."""
     machine = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    about = f"{machine['processor']}, {machine['threads']} threads, {machine['system']} {machine['machine']}"
+    about = f"{machine['processor']}, threads of torch: {machine['threads']}, {machine['system']} {machine['machine']}"
     parts = [f"{HEAD}\n{about}; Python {machine['python_version']}, {versions}; revision {document['revision']}.\n"]
     parts.append("![Ratios of Slot Attention and training](benchmarks_speed.png)")
     parts.append("![Cost against size, and fitted powers](benchmarks_scaling.png)")
@@ -73,11 +73,11 @@ def page(document):
         column = "fast" if "fast" in block else "cost"
         rows = [f"| {name} | {said(three)} |" for name, three in block[column].items()]
         parts.append(
-            "\n" + "\n".join([f"| {block['case']} | {column}, {block['rounds']} rounds |", "|---|---|", *rows])
+            "\n" + "\n".join([f"| {block['case']} | {column}; rounds: {block['rounds']} |", "|---|---|", *rows])
         )
         if column == "cost":
-            parts.append(f"\n- cost grows with {block['unit']} to the power of {said(block['exponent'])}")
-        parts += [f"- {name}: {value:,.3g}" for name, value in block["facts"].items()]
+            parts.append(f"\nThe cost grows with {block['unit']} to the power of {said(block['exponent'])}.")
+        parts += ["", *(f"- {name}: {value:,.3g}" for name, value in block["facts"].items())]
     parts.append(f"\n## At full size\n\n{full_size(document)}")
     parts.append("\n## The series\n")
     if found := document["notebooks"]:
