@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export TQDM_MININTERVAL ?= 1
 
-.PHONY: results test test-browser train site mutants rehearse gpu-check gpu-wheels lab readme
+.PHONY: results test test-browser train site bench mutants rehearse gpu-check gpu-wheels lab readme
 .DELETE_ON_ERROR:
 
 results: .venv/ready
@@ -29,6 +29,22 @@ train: .venv/ready
 # The committed notebooks and pages as static HTML in runs/site, without running anything.
 site: .venv/ready
 	$(BIN)/python -m lib.site
+
+# Speed beside other packages, as ratios, into figures/benchmarks.*: a quarter of an hour, alone on two cores. They are
+# installed beside what .venv has, which stays as it is. The page is written of what could be measured.
+bench: .venv-bench/ready
+	@mkdir -p runs && rm -f runs/benchmarks.json
+	TQDM_DISABLE=1 .venv-bench/bin/python -m pytest -q -p no:cacheprovider -o python_files='bench_*.py' \
+		--benchmark-columns=rounds --benchmark-json=runs/benchmarks.json tests/benchmarks; status=$$?; \
+	SLOTS_OUT=. $(BIN)/python tests/benchmarks/page.py runs/benchmarks.json && exit $$status
+
+.venv-bench/ready: .venv/ready Makefile
+	$(PYTHON) -m venv .venv-bench
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/workbook.pth"
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check pytest-benchmark==5.3.1 \
+		slot-attention==1.5.2 tfrecord==1.14.6 torchmetrics==1.9.0
+	touch $@
 
 # Wrong measures and wrong models, one at a time: the replay of their notebooks must turn red.
 mutants: .venv/ready
