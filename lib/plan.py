@@ -267,6 +267,11 @@ def _unseen(model: nn.Module) -> nn.Module:
     return model
 
 
+def _untrained(build: Callable) -> nn.Module:
+    torch.manual_seed(0)
+    return _unseen(build())
+
+
 def trial(fn: Callable, head: dict, path: Path, *_: Any) -> dict:
     """In place of `sweeps._measure`. Trials that differ in their seed alone are alike, if they keep no checkpoint."""
     params, before = head["params"], len(NOW.trainings)
@@ -294,17 +299,22 @@ def trial(fn: Callable, head: dict, path: Path, *_: Any) -> dict:
 def load_or_train(
     name: str, build: Callable, train: Callable, recipe: Recipe, config: dict, data: str, device: str = "auto"
 ) -> Run:
-    """In place of `training.load_or_train`: itself, with `fit` below; what was asked for before is there by now."""
-    key, NOW.keeps = short(as_json({"of": [name, asdict(recipe), config, data]}, name)), True
+    """In place of `training.load_or_train`: itself, with `fit` below; what was asked for before is there by now.
+
+    What would be trained has the same weights whenever it is asked for: what starts from it is known by them.
+    """
+    key, NOW.keeps, before = short(as_json({"of": [name, asdict(recipe), config, data]}, name)), True, NOW.trainings[:]
     if header := NOW.known.get(key):
-        return Run(_unseen(build()), header | {"history": [Unmeasured()], "seconds": 0.0}, {})
+        return Run(_untrained(build), header | {"history": [Unmeasured()], "seconds": 0.0}, {})
     NOW.config = config
     try:
         run = REAL["load_or_train"](name, build, train, recipe, config, data, device)
     finally:
         NOW.config = None
+    if NOW.trainings == before:  # loaded
+        return Run(_unseen(run.model), run.header, run.extra)
     NOW.known[key] = {k: run.header[k] for k in ("config", "data", "device")}
-    return Run(_unseen(run.model), run.header, run.extra)
+    return Run(_untrained(build), run.header, run.extra)
 
 
 def fit(
