@@ -310,7 +310,6 @@ UNPROVEN = {
     "sweep_backbone.json": 60,
     "sweep_backbone_norms.json": 270,
     "sweep_backbone_untrained.json": 9,
-    "sweep_ex_comparison.json": 36,
     "sweep_ex_dino4_small.json": 27,
     "sweep_ex_slot1.json": 9,
     "sweep_ex_slot2.json": 6,
