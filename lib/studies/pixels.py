@@ -54,7 +54,10 @@ class Config:
         glorot: initialise as the published code does; False is torch's default.
         jitter: strength of colour jitter, 0 none, 1 brightness, contrast and saturation 0.8 and hue 0.5.
         slots: K.
-        stride: of the encoder, see `Autoencoder`.
+        stride, layer: see `Autoencoder`. The layer appears while the model trains, see `presence`, and so does the
+            colour of the background, which is black before: slots part on black, where they part soonest.
+        area: weight of the sum over slots of the square root of their mask's share of the image, without the layer's:
+            nothing is cheaper than a slot too many. It grows as the layer appears.
     """
 
     temperature: tuple[float, float] = (1.0, 1.0)
@@ -62,7 +65,9 @@ class Config:
     glorot: bool = True
     jitter: float = 0.0
     slots: int = 5
-    stride: int = 1
+    stride: int = 2
+    layer: bool = False
+    area: float = 0.0
 
 
 def jitter(strength: float) -> v2.Transform:
@@ -79,22 +84,47 @@ def linear_temperature(step: int, steps: int, start: float = 1.0, end: float = 0
     return start + (end - start) * min(step / max(steps - 1, 1), 1.0)
 
 
+APPEARS = (0.3, 0.5)  # of all steps: between them the layer, the background's colour and the price on area appear
+LOGITS = (-10.0, 3.0)  # the layer's, before and after: a slot must want a pixel, or it is background
+
+
+def presence(step: int, steps: int) -> float:
+    """How much of the layer, of the background's colour and of the price on area is there at a step: 0 to 1."""
+    start, end = (share * steps for share in APPEARS)
+    return min(max((step - start) / (end - start), 0.0), 1.0)
+
+
 def network(config: Config, size: int) -> Autoencoder:
     """The autoencoder of a configuration before its first step, for images of `size` px."""
-    same = {key: getattr(config, key) for key in ("stride", "attention_temperature", "glorot")}
+    same = {key: getattr(config, key) for key in ("stride", "attention_temperature", "glorot", "layer")}
     model = Autoencoder(size, config.slots, **same)
     return model.to(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
 
 
-def training_step(model: nn.Module, step: int, images: Tensor, config: Config, recipe: Recipe) -> tuple[Tensor, dict]:
-    """The loss of one step, the squared error of the reconstruction; and how certain masks are, 1/K to 1."""
-    batch = images[indices(recipe, step, len(images))].to(next(model.parameters()).device)
+def training_step(
+    model: nn.Module, step: int, images: Tensor, config: Config, recipe: Recipe, ids: Tensor | None = None
+) -> tuple[Tensor, dict]:
+    """The loss of one step, the squared error and the price on area; and how certain masks are, 1/K to 1.
+
+    Args:
+        images: the training set, `[n, 3, H, W]`.
+        ids: `[n, H, W]`, 0 where the background is: what is painted black before the layer appears. No loss sees them.
+    """
+    drawn, device = indices(recipe, step, len(images)), next(model.parameters()).device
+    batch, there = images[drawn].to(device), presence(step, recipe.steps)
+    if config.layer:
+        model.presence.fill_(LOGITS[0] + there * (LOGITS[1] - LOGITS[0]))
+        if ids is not None:
+            batch = torch.where(ids[drawn][:, None].to(device) > 0, batch, there * batch)
     if config.jitter:
         change = jitter(config.jitter)
         batch = torch.stack([change(image) for image in batch])  # each image its own draw
     batch = parallel.shared(batch)
     out = model(batch, linear_temperature(step, recipe.steps, *config.temperature))
     loss = (out.reconstruction - batch).pow(2).mean()
+    if config.area:
+        shares = out.masks[:, : config.slots].float().mean((2, 3)) + 1e-3  # whose root has a bounded slope
+        loss = loss + config.area * there * shares.sqrt().sum(-1).mean()
     return loss, {"mask_certainty": out.masks.detach().amax(1).mean()}
 
 
@@ -129,8 +159,8 @@ def train(
         return seen
 
     def fit_it(model: nn.Module, state: State) -> Fitted:
-        known = images.tensors[0] if isinstance(images, Shapes) else images
-        loss = partial(training_step, images=known, config=config, recipe=recipe)
+        known, ids = images.tensors if isinstance(images, Shapes) else (images, None)
+        loss = partial(training_step, images=known, config=config, recipe=recipe, ids=ids)
         return fit(model, loss, recipe, state=state, device=device, watch=watch, watch_every=watch_every, label=name)
 
     return load_or_train(name, lambda: network(config, size), fit_it, recipe, about, data, device)

@@ -37,6 +37,23 @@ def test_the_loss_is_the_squared_error_at_the_temperature_of_the_step():
         assert model.seen[0][0].shape == (3, 3, 8, 8) and model.seen[0][1] == temperature
 
 
+def test_the_layer_the_background_and_the_price_appear_together():
+    torch.manual_seed(0)
+    images, ids = Shapes(4, size=16, count=(1, 2), background="coloured").tensors
+    config, recipe, seen = Config(layer=True, area=0.5), Recipe(101, batch=3), []
+    model = pixels.network(config, 16)
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for step, logit in ((0, -10.0), (40, -3.8), (100, 3.0)):
+        torch.manual_seed(0)
+        loss, _ = pixels.training_step(model, step, images, config, recipe, ids)
+        assert model.presence.item() == pytest.approx(logit, abs=0.1)
+        torch.manual_seed(0)
+        plain, _ = pixels.training_step(model, step, images, Config(layer=True), recipe, ids)
+        assert (loss > plain) == (step > 30)
+    black, full = seen[0], seen[-1]
+    assert black.amax(1).eq(0).float().mean() > 0.5 and full.amax(1).eq(0).sum() == 0, "black before, coloured after"
+
+
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_each_image_of_a_batch_is_jittered_on_its_own(strength):
     torch.manual_seed(0)
