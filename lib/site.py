@@ -27,6 +27,7 @@ img { max-width: 100% } .anchor-link { display: none }
 CODE = ".jp-RenderedHTMLCommon .highlight pre { font: 12px monospace }"
 #: Pages beside the notebooks.
 PAGES = ("README.md", "CONTRIBUTING.md", "log.md", "data/README.md", "notebooks/index.md", "notebooks/glossary.md")
+PAGES += ("figures/benchmarks.md",)
 FAR = 0.005  # a mean further than this from the committed one is marked
 
 

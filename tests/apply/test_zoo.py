@@ -26,7 +26,7 @@ def kept(path, model, config, tokens=TOKENS, **more):
 
 @pytest.mark.parametrize("name", zoo.files())
 def test_every_committed_model_is_rebuilt(name):
-    if name == "ex_comparison-pixels-240-0":
+    if name.startswith("ex_comparison-pixels-"):
         with pytest.raises(CheckpointError, match="not built here .*only its notebook does"):
             lib.load(name)
         return
