@@ -36,7 +36,7 @@ bench: .venv-bench/ready
 	@mkdir -p runs && rm -f runs/benchmarks.json
 	TQDM_DISABLE=1 .venv-bench/bin/python -m pytest -q -p no:cacheprovider -o python_files='bench_*.py' \
 		--benchmark-columns=rounds --benchmark-json=runs/benchmarks.json tests/benchmarks; status=$$?; \
-	SLOTS_OUT=. $(BIN)/python tests/benchmarks/page.py runs/benchmarks.json && exit $$status
+	SLOTS_OUT=$(if $(ROUNDS),runs/tried,.) $(BIN)/python tests/benchmarks/page.py runs/benchmarks.json && exit $$status
 
 .venv-bench/ready: .venv/ready Makefile
 	$(PYTHON) -m venv .venv-bench

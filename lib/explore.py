@@ -183,9 +183,12 @@ def wrong(error: Exception) -> str:
 
 
 def film(panel: Panel, settings: Iterable[dict[str, Any]], name: str, alt: str) -> None:
-    """Write `figures/<name>.gif` under the output folder: a panel as controls move, its text in two lines below it.
+    """Write `figures/<name>.gif` under the output folder: a panel as controls move, its text below it.
+
+    Two lines of text are shown, what is beyond is cut off.
 
     Args:
+        panel: what is drawn; it stays as it is.
         settings: of each picture, the controls that are not where they begin; errors are those of drawing.
         alt: what to read where no film is shown.
     """

@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from lib import ROOT
+from lib import ROOT, provenance
 
 HERE = ROOT / "tests" / "benchmarks"
 MEASURE, PAGE = (runpy.run_path(str(HERE / f"{name}.py")) for name in ("conftest", "page"))
@@ -18,8 +18,8 @@ MADE = {
         "machine": "m",
         "python_version": "3",
         "versions": {},
+        "revision": "abc",
     },
-    "revision": "abc",
     "plan": {},
     "notebooks": {"ex_slot1": 0.25, "ex_slot2": 0.75},
     "blocks": [
@@ -39,6 +39,7 @@ def test_the_machine_has_a_class_and_no_name():
     about = {"node": "secret", "cpu": {"brand_raw": "x"}, "system": "Linux", "machine": "m", "python_version": "3"}
     MEASURE["pytest_benchmark_update_machine_info"](about)
     assert "secret" not in json.dumps(about) and about["processor"] == "x" and "torch" in about["versions"]
+    assert about["revision"] == provenance.revision()
 
 
 def test_the_page_says_each_ratio_with_its_spread():

@@ -6,7 +6,6 @@ data/README.md says where it is to be had. Introduced in notebooks/streethazards
 `python -m lib.data.camvid DIR` verifies a folder.
 """
 
-import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -16,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lib.data.photos import open_image, open_label
-from lib.data.streethazards import IGNORE, read_image
+from lib.data.streethazards import IGNORE, StreetHazards, read_image
 from lib.files import DataError, read_file
 
 CLASSES = (
@@ -50,16 +49,16 @@ class Pairs(Dataset):
     """Item i is an image, float32 `[3, H, W]` in 0..1, and its label, int64 `[H, W]`; sizes may differ between items.
 
     Attributes:
-        pairs: (image, label) paths, sorted or as listed.
+        pairs: (image, label) paths, sorted or as listed; a subclass may add more that items are made of.
         names: image paths below root, with forward slashes.
 
     Raises:
         DataError: when an item is read: an unreadable file, sizes that differ, unknown ids.
     """
 
-    def __init__(self, root: str | Path, name: str, split: str, pairs: list[tuple[Path, Path]]):
+    def __init__(self, root: str | Path, name: str, split: str, pairs: list[tuple[Path, ...]]):
         self.root, self.name, self.split, self.pairs = Path(root), name, split, pairs
-        self.names = [image.relative_to(self.root).as_posix() for image, _ in pairs]
+        self.names = [image.relative_to(self.root).as_posix() for image, *_ in pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -67,7 +66,7 @@ class Pairs(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = self.image(index), self.label(index)
         if image.shape[1:] != label.shape:
-            (h, w), (hh, ww), (one, other) = image.shape[1:], label.shape, self.pairs[index]
+            (h, w), (hh, ww), (one, other) = image.shape[1:], label.shape, self.pairs[index][:2]
             raise DataError(f"{other} is {ww} x {hh} px, {one} is {w} x {h}; extract the archive again")
         return image, label.long()
 
@@ -81,14 +80,8 @@ class Pairs(Dataset):
 
     @property
     def fingerprint(self) -> str:
-        """Name, split, size and a short hash over names, sizes and the ends of all files, as of StreetHazards."""
-        digest = hashlib.sha256()
-        for path in (p for pair in self.pairs for p in pair):
-            digest.update(f"{path.relative_to(self.root).as_posix()} {path.stat().st_size} ".encode())
-            with path.open("rb") as file:
-                file.seek(-min(64, path.stat().st_size), 2)
-                digest.update(file.read())
-        return f"{self.name} {self.split} n={len(self)} sha256={digest.hexdigest()[:12]}"
+        """As of `StreetHazards`, under the name of this set, over all files of `pairs`."""
+        return StreetHazards.fingerprint.fget(self).replace("streethazards", self.name, 1)
 
 
 class CamVid(Pairs):
@@ -102,6 +95,7 @@ class CamVid(Pairs):
 
     Attributes:
         towns: the sequence of each frame, such as Seq05VD: of a video, so neighbouring frames are alike.
+        published: how many frames the published split has.
 
     Raises:
         DataError: unknown split, nothing there, an image without its label or the reverse, a line of a list that names
@@ -126,6 +120,7 @@ class CamVid(Pairs):
             raise DataError(f"{root} holds no {split} frames of CamVid; data/README.md says what goes where")
         super().__init__(root, "camvid", split, pairs)
         self.towns = [image.stem.partition("_")[0] for image, _ in pairs]
+        self.published = SPLITS[split][1]
 
     def label(self, index: int) -> torch.Tensor:
         """The label of frame `index`, uint8 `[H, W]` with ids 0..10 and `IGNORE`."""
@@ -148,7 +143,10 @@ def of_colours(pixels: np.ndarray) -> np.ndarray:
 
 
 def found(folder: Path, root: Path, ending: str = "") -> dict[str, Path]:
-    """Image files of a folder whose names end so, by name without ending and suffix; what starts with a dot is not."""
+    """Image files of a folder whose names end so, by name without ending and suffix; what starts with a dot is not.
+
+    DataError for two of the same name, and as of `regular`, which keeps them below `root`.
+    """
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix.lower() in SUFFIXES and path.stem.endswith(ending) and not path.name.startswith("."):
@@ -199,7 +197,8 @@ def check(root: str | Path, splits: dict[str, Callable[[Path], Pairs]], classes:
     """Read every file and print a report: counts, sizes, shares of classes, and what is wrong.
 
     Args:
-        splits: what reads each part of the folder.
+        root: the folder.
+        splits: what reads each part of it.
         classes: names of ids, void included.
 
     Returns:
@@ -222,7 +221,8 @@ def check(root: str | Path, splits: dict[str, Callable[[Path], Pairs]], classes:
                 continue
             sizes.add(f"{image.shape[2]} x {image.shape[1]}")
             pixels += np.bincount(label.flatten(), minlength=256)
-        print(f"{split}: {len(data)} images\n  {', '.join(sorted(sizes))} px; {data.fingerprint}")
+        due = f" (the published split has {data.published})" if hasattr(data, "published") else ""
+        print(f"{split}: {len(data)} images{due}\n  {', '.join(sorted(sizes))} px; {data.fingerprint}")
         shares = (f"{name} {100 * pixels[i] / max(pixels.sum(), 1):.2f}" for i, name in classes.items())
         print("  % of pixels: " + ", ".join(shares))
     print("\n  ".join([f"{len(problems)} problems", *problems]) if problems else "no problems")

@@ -37,8 +37,8 @@ class FolderDataset(Dataset):
         name: of the folder `root`; fingerprint: 12 digits of a hash of all names and bytes, and of the side.
 
     Raises:
-        DataError: no such folder, or nothing in it; on reading an item, what cannot be read, or a mask that is missing
-            among others or has another size; it names the file.
+        DataError: no such folder, nothing in it, or two of one name; on reading an item, what cannot be read, or a mask
+            that is missing among others or has another size; it names the file.
     """
 
     def __init__(
@@ -51,6 +51,9 @@ class FolderDataset(Dataset):
         self.paths = [p for p in found if p.name[0] != "." and (p.is_dir() or p.suffix.lower() in clips.SUFFIXES)]
         if not self.paths:
             raise DataError(f"{folder} holds no image, animation or folder of frames; put some there")
+        names = [_name(path) for path in self.paths]
+        for name in (n for n in names if names.count(n) > 1):
+            raise DataError(f"{folder} holds two of the name {name}, which would share a mask; rename one of them")
         digest = hashlib.sha256(str(side).encode())
         for path in (p for top in (folder, self._beside) for p in sorted(top.rglob("*")) if p.is_file()):
             with open_file(path) as file:
@@ -62,21 +65,27 @@ class FolderDataset(Dataset):
 
     def __getitem__(self, index: int) -> Scene:
         path = self.paths[operator.index(index)]
-        name = path.name if path.is_dir() else path.stem
+        name = _name(path)
         images, video = clips.pictures(path)
         masks, size = torch.zeros(len(images), *images.shape[-2:]), tuple(images.shape[-2:])
         if self._beside.is_dir():
             beside = self._beside / name
             files = clips.images_in(beside) if video and beside.is_dir() else [beside.with_name(f"{name}.png")]
             ids = [open_label(file) for file in files]
-            if len(ids) != len(images) or any(i.shape != size for i in ids):
-                raise DataError(f"{beside}: {len(ids)} masks of {ids[0].shape} where {len(images)} of {size} are due")
+            if len(ids) != len(images):
+                raise DataError(f"{beside}: {len(ids)} masks where {len(images)} are due; give one a frame")
+            for file in (f for f, mask in zip(files, ids, strict=True) if mask.shape != size):
+                raise DataError(f"{file} has not the size of its image, {size[1]} x {size[0]} px; save it anew")
             masks = torch.from_numpy(np.stack(ids)).float()
         chosen = list(_chosen(self.frames, len(images)))
         shown = _square(images[chosen], self.side, mode="bicubic", antialias=True).clamp(0, 1)
         video = (255 * shown).round().byte().permute(0, 2, 3, 1).numpy()
         masks = _square(masks[chosen][:, None], self.side, mode="nearest-exact")[:, 0].byte().numpy()
         return Scene(name, np.ascontiguousarray(video), masks)
+
+
+def _name(path: Path) -> str:
+    return path.name if path.is_dir() else path.stem
 
 
 def _square(images: Tensor, side: int, **how) -> Tensor:

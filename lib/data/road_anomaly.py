@@ -40,8 +40,8 @@ class RoadAnomaly(Pairs):
             below root, and 0000_ID_rgb.npz, what is added to it, beside labels of Static.
 
     Raises:
-        DataError: nothing there, an image without its label or the reverse, a pipe, a link out of root; and as of
-            `Pairs`.
+        DataError: nothing there, an image without its label or the reverse, of Static a label without what is added, a
+            pipe, a link out of root; and as of `Pairs`.
     """
 
     def __init__(self, root: str | Path):
@@ -65,15 +65,14 @@ class RoadAnomaly(Pairs):
 
     def image(self, index: int) -> torch.Tensor:
         """Image `index`, float32 `[3, H, W]` in 0..1; of Fishyscapes Static with what is put into it."""
-        image, label = read_image(self.pairs[index][0]), self.pairs[index][1]
-        overlay = label.with_name(label.name.replace("_labels.png", "_rgb.npz"))
-        if overlay == label or not overlay.exists():
-            return image
-        try:
-            added = np.load(io.BytesIO(read_file(overlay)), allow_pickle=False)["rgb"]
-            return (image + torch.from_numpy(added.astype(np.float32)).permute(2, 0, 1) / 255).clamp(0, 1)
-        except (ValueError, KeyError, RuntimeError, OSError, zipfile.BadZipFile) as error:
-            raise DataError(f"{overlay} is not readable ({error}); extract the archive again") from error
+        image = read_image(self.pairs[index][0])
+        for overlay in self.pairs[index][2:]:
+            try:
+                added = np.load(io.BytesIO(read_file(overlay)), allow_pickle=False)["rgb"]
+                image = (image + torch.from_numpy(added.astype(np.float32)).permute(2, 0, 1) / 255).clamp(0, 1)
+            except (ValueError, KeyError, RuntimeError, OSError, zipfile.BadZipFile) as error:
+                raise DataError(f"{overlay} is not readable ({error}); extract the archive again") from error
+        return image
 
     def label(self, index: int) -> torch.Tensor:
         """The label of image `index`, uint8 `[H, W]` with 0, 1 and `IGNORE`."""
@@ -84,8 +83,8 @@ class RoadAnomaly(Pairs):
         return torch.from_numpy(np.where(pixels == OF_ROAD_ANOMALY, np.uint8(1), pixels))
 
 
-def _fishyscapes(root: Path) -> list[tuple[Path, Path]]:
-    """Labels and the images that their names say, wherever these lie."""
+def _fishyscapes(root: Path) -> list[tuple[Path, ...]]:
+    """The images that labels name, wherever these lie, labels, and of Static what is added."""
     files = [path for path in sorted(root.rglob("*.png")) if path.is_file()]
     images = {path.stem.removesuffix("_leftImg8bit"): path for path in files if path.stem.endswith("_leftImg8bit")}
     pairs = []
@@ -94,6 +93,9 @@ def _fishyscapes(root: Path) -> list[tuple[Path, Path]]:
             if match[1] not in images:
                 raise DataError(f"{path} has no image {match[1]}_leftImg8bit.png below {root}; put that set there")
             pairs.append((regular(images[match[1]], root), regular(path, root)))
+    added = [label.with_name(label.name.replace("_labels.png", "_rgb.npz")) for _, label in pairs]
+    if any(path.exists() for path in added):  # a label without would mark what is not in its image
+        pairs = [(*pair, regular(path, root)) for pair, path in zip(pairs, added, strict=True)]
     return pairs
 
 

@@ -220,7 +220,8 @@ class ComparisonStudy:
     def measure(self, name: str, config: Config, seed: int, steps: int) -> dict:
         """A model on the held-out images, see `score`; each version with noise of its own, and all with the same.
 
-        `loss_fall` is the share by which the loss of the last quarter of the training lies below that of the third.
+        `loss_fall` is the share by which the loss of the last quarter of the training lies below that of the third, NaN
+        where the training left no history.
         """
         run = self.run(name, config, seed, steps)
         model, losses = run.model, np.array([r["loss"] for r in run.header.get("history", [])])

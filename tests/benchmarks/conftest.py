@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib import provenance
 from lib.training import peak_memory, place
 
 ROUNDS = int(os.environ.get("ROUNDS", 11))
@@ -30,6 +31,7 @@ def pytest_benchmark_update_machine_info(machine_info):
     kept = {key: machine_info[key] for key in ("system", "machine", "python_version")}
     there = {d.name.lower().replace("_", "-"): d.version for d in distributions()}
     kept |= {"processor": machine_info["cpu"].get("brand_raw", "unknown"), "threads": torch.get_num_threads()}
+    kept["revision"] = provenance.revision()  # of what is measured; the page may be written later
     versions = {name: there[name] for name in PEERS if name in there}
     machine_info.clear()
     machine_info.update(kept, versions=versions)

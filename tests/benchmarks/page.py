@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import yaml
 
-from lib import ROOT, files, plots, provenance, results
+from lib import ROOT, files, plots, results
 
 HEAD = """# Speed, measured beside the peers
 
@@ -29,11 +29,10 @@ def condense(raw, out):
     roads = yaml.safe_load((ROOT / "notebooks" / "params" / "paper.yaml").read_text())["streethazards"]
     return {
         "machine": raw["machine_info"],
-        "revision": provenance.revision(),
         "blocks": blocks,
         "plan": {
             "steps": sum(paper["steps"][name] for name in objects),
-            "frames": paper["tokens_gb"]["every training frame"] * 1e9 / (1024 * 384 * 2),
+            "frames": 9703 * 24,  # training scenes of MOVi-A and their frames
             "road": {key: roads[key] for key in ("main_steps", "road_batch", "main_crop")},
         },
         "notebooks": shares(out / "runs" / "default" / "index.html"),
@@ -59,7 +58,7 @@ def page(document):
     machine = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     about = f"{machine['processor']}, threads of torch: {machine['threads']}, {machine['system']} {machine['machine']}"
-    parts = [f"{HEAD}\n{about}; Python {machine['python_version']}, {versions}; revision {document['revision']}.\n"]
+    parts = [f"{HEAD}\n{about}; Python {machine['python_version']}, {versions}; revision {machine['revision']}.\n"]
     parts.append("![Ratios of Slot Attention and training](benchmarks_speed.png)")
     parts.append("![Cost against size, and fitted powers](benchmarks_scaling.png)")
     section = text = None
@@ -84,7 +83,7 @@ def page(document):
         listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in sorted(found.items(), key=lambda x: -x[1]))
         parts.append(f"Shares of the time of `make results`: {listed}.")
     else:
-        parts.append("Not measured: `make results` had not been run here before.")
+        parts.append("Not measured: `make results` had not been run in this folder.")
     return "\n".join(parts) + "\n"
 
 
@@ -104,7 +103,7 @@ def full_size(document):
         f"Counted in units of ex_dino4's committed training of {unit:,.0f} steps, extrapolated from the ratios above: "
         f"tokens of all {plan['frames']:,.0f} training frames of MOVi-A at 448 px cost "
         f"{plan['frames'] * cost['frame'] / unit:,.0f} units, once; the {plan['steps']:,} steps that "
-        f"[`paper` plans](results/plan_paper.json) on them, each taken for one of 64 images, cost "
+        f"[`paper` plans](results/plan_paper.json) for the object studies, each taken for one of 64 images, cost "
         f"{plan['steps'] * cost['paper step'] / unit:,.0f} units. One road model on all of StreetHazards, "
         f"{road['main_steps']:,} steps of {road['road_batch']} windows of {road['main_crop'][1]} x "
         f"{road['main_crop'][0]} px, costs {roads / unit:,.0f} units, by the fitted power of pixels."

@@ -126,7 +126,9 @@ def test_a_file_that_is_not_what_it_should_be_is_named(tmp_path, capsys, how, la
         CamVid(tmp_path)[1]
     assert str(label) in str(error.value) and "\n" not in str(error.value)
     parts = {split: lambda root, split=split: CamVid(root, split) for split in SPLITS}
-    assert check(tmp_path, parts, {}) == [str(error.value)] and "1 problems" in capsys.readouterr().out
+    assert check(tmp_path, parts, {}) == [str(error.value)]
+    said = capsys.readouterr().out
+    assert "1 problems" in said and "images (the published split has 101)" in said
 
 
 @pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir, lambda path: os.symlink("absent", path)])

@@ -67,11 +67,14 @@ def test_what_is_wrong_is_one_line(root):
     with pytest.raises(DataError, match=r"train_masks/a.png cannot be read.*put a file there"):
         FolderDataset(root)[0]
     picture()[1].resize((50, 50)).save(root / "train_masks" / "b.png")
-    with pytest.raises(DataError, match=r"train_masks/b: 1 masks of \(50, 50\) where 1 of \(64, 96\) are due"):
+    with pytest.raises(DataError, match=r"train_masks/b.png has not the size of its image, 96 x 64 px"):
         FolderDataset(root)[1]
     (root / "train_masks" / "walk.1" / "2.png").unlink()
-    with pytest.raises(DataError, match=r"walk.1: 1 masks of .* where 2 of"):
+    with pytest.raises(DataError, match=r"walk.1: 1 masks where 2 are due"):
         FolderDataset(root)[2]
     (root / "train" / "b.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match="b.png is not readable"):
         FolderDataset(root)[1]
+    (root / "train" / "b.jpg").touch()
+    with pytest.raises(DataError, match="train holds two of the name b, which would share a mask"):
+        FolderDataset(root)

@@ -59,6 +59,10 @@ def test_every_layout_gives_the_same_items(tmp_path, layout):
         red = (image[0] * 255).round().long()
         assert torch.equal(red == 100, label == 1) and torch.equal(red == 50, label == IGNORE)
     assert check(tmp_path, {"all": RoadAnomaly}, CLASSES) == []
+    before = data.fingerprint
+    for added in tmp_path.glob("*_rgb.npz"):
+        np.savez(added, rgb=np.zeros((9, 9, 3), np.int16))
+    assert (RoadAnomaly(tmp_path).fingerprint == before) == (layout != "static"), "what is added is of the data"
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,7 @@ def test_every_layout_gives_the_same_items(tmp_path, layout):
             "leftImg8bit/val/frankfurt/frankfurt_000001_000019_leftImg8bit.png",
             "has no image frankfurt_000001",
         ),
+        ("static", "0001_frankfurt_000001_000019_rgb.npz", "0001_frankfurt_000001_000019_rgb.npz is not a file"),
     ],
 )
 def test_pairs_that_are_not_whole(tmp_path, layout, gone, match):

@@ -94,7 +94,9 @@ class PhotographStudy(RoadStudy):
         """What a model says of every image of a set with anomalies, at the height that the study judges at.
 
         Every second one is "even", the others are "odd": the town of a frame, so that thresholds and places of one half
-        can be used in the other. Without a model there are labels only.
+        can be used in the other. Without a model there are labels only. A frame has its image float32 `[3, H, W]` in
+        0..1, logits `[1, C, H, W]`, features, and label int64 `[H, W]` with `ANOMALY` and `IGNORE`. DataError as of
+        `RoadAnomaly`.
         """
         data = RoadAnomaly(self.root.parent / name)
         for i in range(len(data)):
@@ -113,7 +115,11 @@ class PhotographStudy(RoadStudy):
         return self.trial(TREATMENTS[treatment], **settings)
 
     def judged(self, **settings: Any) -> dict[str, Any]:
-        """Load or train a main model; mIoU on three splits, and every score on every set."""
+        """Load or train a main model; mIoU on three splits, and every score on every set.
+
+        Returns:
+            `miou` by split; `iou` by class, test; `draws` of images of test; `sets` by name, `scored` of each.
+        """
         model, clean = self.main(TREATMENTS["all"], **settings).model, Resize(self.size)
         seen = {s: matrices(model, self.split(s), clean, most=120) for s in ("train", "validation")}
         seen["test"] = matrices(model, self.split("test"), clean)
@@ -134,7 +140,7 @@ class PhotographStudy(RoadStudy):
         }
 
     def places(self, name: str) -> dict[str, Tensor]:
-        """Of each half of a set, where anomalies are in the other half, at `size`, whatever the shape of images."""
+        """Of each half of a set, where anomalies are in the other: `[H, W]` of `size`, 0..1, by "odd" and "even"."""
         found: dict[str, list[Tensor]] = {"odd": [], "even": []}
         for frame in self.scenes(name):
             other = "odd" if frame.town == "even" else "even"
@@ -142,7 +148,11 @@ class PhotographStudy(RoadStudy):
         return {town: anomaly.smoothed(torch.stack(maps).mean(0)) for town, maps in found.items() if maps}
 
     def scored(self, name: str, model: nn.Module, known: Statistics) -> dict[str, dict[str, Any]]:
-        """Measures of every score on one set, inside its region of interest, with intervals and draws over images."""
+        """Measures of every score on one set, inside its region of interest, with intervals and draws over images.
+
+        Args:
+            known: statistics of the training split, with thresholds of validation.
+        """
         places = {half: replace(known, elsewhere=place) for half, place in self.places(name).items()}
 
         def run(names: Sequence[str]) -> Iterator[tuple[Frame, dict[str, Tensor]]]:

@@ -82,7 +82,7 @@ def runs_of(row: dict) -> list[dict]:
 def agreement(ours: Sequence[float], theirs: Sequence[float], draws: Sequence[Sequence[float]]) -> dict[str, float]:
     """Kendall's tau-b between two orders, and its 95 % interval under `theirs` of images drawn anew, `[draws, n]`.
 
-    Noise only disorders, so draws lie rather below the value.
+    Noise only disorders, so draws lie rather below the value. NaN where all of an order are equal.
     """
     low, high = intervals.percentiles([kendalltau(ours, draw).statistic for draw in draws])
     return {"tau": float(kendalltau(ours, theirs).statistic), "low": float(low), "high": float(high), "of": len(ours)}
@@ -92,6 +92,7 @@ def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> 
     """Whether scores, and treatments, have the order that they have on the stand-in: `agreement` of each.
 
     Args:
+        rows: of `PhotographStudy.judged`; treated: of `Treatments.treated`, none leaves treatments out.
         standin: the summary of figures/results/streethazards.json, whose values are taken as they are.
     """
     names, found = [n for n in SCORES if n not in PLACES], {}
@@ -133,6 +134,9 @@ def measure(
             help" is asked of whole frames resized to half and to a quarter of the size, "deeper is not better" of
             networks with treatment flip.
         only: "main" or "treatments": that part alone, and no more than its rows.
+
+    Raises:
+        DataError: a set is missing or not readable; NothingMeasured: as of `sweeps.rows`.
     """
     windows = {f"{name} window": [side // n for side in size] for name, n in (("large", 2), ("small", 4))}
     study = PhotographStudy(root / "camvid", tuple(size))
@@ -194,7 +198,11 @@ def shown(folder: str = "") -> dict[str, pd.DataFrame]:
 
 
 def findings(summary: dict[str, Any]) -> pd.DataFrame:
-    """What photographs say of `FINDINGS`: holds, or does not, where the interval of a difference leaves zero out."""
+    """What photographs say of `FINDINGS`: holds, or does not, where the interval of a difference leaves zero out.
+
+    Args:
+        summary: of figures/results/road_photographs.json, by configuration and measure.
+    """
     rows = {}
     for finding, (names, sign) in FINDINGS.items():
         for name in names:
