@@ -74,7 +74,7 @@ def as_lines(value: Any, levels: int = 2, margin: str = "") -> str:
     ValueError: NaN or infinity.
     """
     if not levels or not isinstance(value, dict | list) or not value:
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
     keys = [f"{json.dumps(str(key))}: " for key in value] if isinstance(value, dict) else [""] * len(value)
     each = value.values() if isinstance(value, dict) else value
     inner = [f"{margin} {key}{as_lines(v, levels - 1, margin + ' ')}" for key, v in zip(keys, each, strict=True)]

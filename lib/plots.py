@@ -31,6 +31,7 @@ SLOTS = (
 )  # fmt: skip
 SLOT_RGB = np.array([to_rgb(c) for c in SLOTS])
 LIMIT = 300_000  # bytes a committed figure may have
+COLOURS = 96  # of a figure; what a palette could hold, 256, takes half as much room again and looks no better
 
 
 def rgb(image: Tensor) -> np.ndarray:
@@ -131,7 +132,7 @@ def forest(
 def save(figure: Figure, name: str) -> None:
     """Write `figures/<name>.png` under the output folder, show these very bytes in the notebook, and close the figure.
 
-    Of 256 colours where that makes the file smaller, which is nearly always.
+    Of `COLOURS` colours where that makes the file smaller, which is nearly always.
     """
     drawn, fewer = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=110)
@@ -143,19 +144,19 @@ def save(figure: Figure, name: str) -> None:
 
 
 def _fewer_colours(image: Image.Image) -> Image.Image:
-    """256 colours. Rare ones, such as one slot's, survive: median cut, Pillow's default, gives them to neighbours."""
+    """`COLOURS` of them. Rare ones, such as one slot's, survive: median cut, Pillow's default, merges them."""
     if image.getcolors(1 << 15):
-        return image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
+        return image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=1)
     # That takes ten seconds where photographs have 100,000 colours: let every fourth pixel choose.
     palette = image.resize((image.width // 2, image.height // 2), Image.Resampling.NEAREST)
-    palette = palette.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
+    palette = palette.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=1)
     return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def source(*things: Callable | type) -> None:
     """Show the code that runs, highlighted: a function, method or class as it stands in `lib`."""
-    for thing in things:
-        display.display(display.Code(textwrap.dedent(inspect.getsource(thing)), language="python"))
+    for thing in things:  # as Markdown: each `display.Code` brings a style sheet of its own, and LaTeX
+        display.display(display.Markdown(f"```python\n{textwrap.dedent(inspect.getsource(thing))}```"))
 
 
 def film(frames: Sequence[np.ndarray], name: str, alt: str, pause: int = 120) -> None:

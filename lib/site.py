@@ -23,11 +23,9 @@ table { border-collapse: collapse; margin: 1rem 0; font-size: 14px } th, td { pa
 td.n { text-align: right; font-variant-numeric: tabular-nums } tr { border-bottom: 1px solid #ddd }
 img { max-width: 100% } .anchor-link { display: none }
 .far { background: #fde0c5 } pre { background: #f5f5f5; padding: .5rem; overflow: auto }"""
-#: Of notebooks' pages: nbconvert sets what `plots.source` shows as if it were prose.
-CODE = ".jp-RenderedHTMLCommon .highlight pre { font: 12px monospace }"
 #: Pages beside the notebooks.
-PAGES = ("README.md", "CONTRIBUTING.md", "log.md", "data/README.md", "notebooks/index.md", "notebooks/glossary.md")
-PAGES += ("figures/benchmarks.md",)
+PAGES = ("README.md", "CONTRIBUTING.md", "log.md", "data/README.md", "figures/benchmarks.md", "notebooks/index.md",
+         "notebooks/glossary.md")  # fmt: skip
 FAR = 0.005  # a mean further than this from the committed one is marked
 
 
@@ -134,7 +132,6 @@ def build(out: Path) -> list[Path]:
                     said = output.metadata.setdefault("image/png", {})
                     said.setdefault("alt", ", ".join(_saved(cell.source)) or "figure")
             text, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": source.stem}})
-            text = text.replace("</head>", f"<style>{CODE}</style></head>", 1)
         else:
             text = source.read_text()
             title = re.search(r"^# (.+)", text, re.M)

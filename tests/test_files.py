@@ -25,7 +25,7 @@ def test_json_has_a_line_for_every_row_and_nothing_is_lost():
     for value in ({"rows": [{"a": [1, {"b": None}]}, {}], "none": {}, "é": "ü"}, [], {}, [[1], 2.5], "x"):
         assert json.loads(files.as_lines(value)) == value
     assert files.as_lines({"rows": [{"a": [1]}, {"a": 2}]}).split("\n") == [
-        "{", ' "rows": [', '  {"a": [1]},', '  {"a": 2}', " ]", "}"
+        "{", ' "rows": [', '  {"a":[1]},', '  {"a":2}', " ]", "}"
     ]  # fmt: skip
     with pytest.raises(ValueError):
         files.as_lines({"rows": [{"a": float("nan")}]})

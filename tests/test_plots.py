@@ -136,7 +136,7 @@ def test_a_curve_is_the_mean_over_seeds_in_a_band_of_one_deviation():
 
 def test_the_source_that_is_shown_is_what_runs(shown):
     plots.source(plots.grid, Autoencoder.forward)
-    first, second = (code.data for code in shown)
+    first, second = (code.data.removeprefix("```python\n").removesuffix("```") for code in shown)
     assert first.startswith("def grid(") and second.startswith("def forward(self")
     compile(second, "shown", "exec")
 

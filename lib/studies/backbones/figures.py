@@ -148,3 +148,23 @@ def twins(table: pd.DataFrame, margin: float) -> Figure:
         axis.set(xlim=ends)
         axis.xaxis.set_major_locator(MultipleLocator(margin))
     return figure
+
+
+def courses(histories: dict[str, list[list[dict]]]) -> Figure:
+    """FG-ARI of validation scenes and the training loss over steps; histories as of `tables.courses`."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained")
+    plots.curves(axes[0], histories, "fg_ari", "FG-ARI of validation scenes")
+    plots.curves(axes[1], histories, "loss", "training loss, 100 steps", log=True)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def single_runs(runs: list[dict], backbones: Sequence[str]) -> Figure:
+    """FG-ARI of each run of these backbones, a line a backbone; runs have "config" and "metrics"."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.33 * len(backbones) + 0.9), layout="constrained")
+    single = [(r["config"], r["metrics"]["fg_ari"]) for r in runs if r["config"] in backbones]
+    single = pd.DataFrame(single, columns=["", "FG-ARI of single runs"])
+    look = {"jitter": False, "color": plots.SLOTS[0], "alpha": 0.6}
+    sns.stripplot(single, x="FG-ARI of single runs", y="", order=backbones, **look)
+    axis.grid(alpha=0.3, axis="x")
+    return figure

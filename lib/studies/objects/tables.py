@@ -208,3 +208,39 @@ def course(trained: list[dict], models: list[str]) -> plt.Figure:
     for axis in axes[::2]:
         axis.legend(fontsize=7)
     return figure
+
+
+def spilling(bleeding: dict[str, list[float]], small: list[dict]) -> plt.Figure:
+    """Shares of masks outside their objects, as of `bleeding_by_size`, and `curves` of both sweeps.
+
+    Args:
+        small: rows of the short trainings, as `curves` takes them.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
+    axes[0].boxplot(bleeding.values(), tick_labels=list(bleeding), showfliers=False)
+    axes[0].set(ylabel="share of mask outside, 0 to 1", title="bleeding, by size of object")
+    for axis, sweep in zip(axes[1:], ("slots", "tokens"), strict=True):
+        curves(axis, small, sweep)
+    axes[1].legend(fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+def named(runs: list[dict], configs: list[str]) -> plt.Figure:
+    """FG-ARI of frames, of videos whose slots an oracle names frame by frame, and of videos: mean and sd over seeds.
+
+    Args:
+        runs: with "config" and "metrics"; configs: which of them, from top to bottom.
+    """
+    figure, axis = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    labels = {"fg_ari": "each frame", "video_fg_ari_renamed": "video, names by an oracle", "video_fg_ari": "video"}
+    for i, (key, label) in enumerate(labels.items()):
+        found = [[r["metrics"][key] for r in runs if r["config"] == config] for config in configs]
+        spread = [np.std(f, ddof=1) if len(f) > 1 else 0 for f in found]
+        look = {"xerr": spread, "fmt": "os^"[i], "color": plots.SLOTS[i], "capsize": 2, "label": label}
+        axis.errorbar([np.mean(f) for f in found], np.arange(len(configs)) + 0.2 * (i - 1), **look)
+    axis.set(yticks=range(len(configs)), yticklabels=configs, xlabel="FG-ARI", xlim=(0, 1))
+    axis.invert_yaxis()
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure

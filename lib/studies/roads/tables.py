@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lib.anomaly import PLACES
+from lib.metrics import anomaly as measures
 from lib.metrics.intervals import difference, holm
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it is compared with
@@ -124,6 +125,21 @@ def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
     rows = pd.DataFrame(found).T[list(digits)]
     rows[["effect", "low", "high"]] *= 100
     return rows.round(digits).astype({"seeds": int})
+
+
+def switches(report: measures.Report) -> dict[str, float]:
+    """One score by every rule that is in use; `report` of `anomaly.Evaluation` by the rule "nearest"."""
+    curve, nearest = report.curve, report.values
+    return {
+        "AUPR, steps": measures.aupr(curve),
+        "AUPR, trapezoid": measures.aupr(curve, "trapezoid"),
+        "AUPR, per image": nearest["aupr_per_image"],
+        "AUROC, pooled": measures.auroc(curve),
+        "AUROC, per image": nearest["auroc_per_image"],
+        "FPR95, first": measures.fpr(curve),
+        "FPR95, nearest": measures.fpr(curve, rule="nearest"),
+        "FPR95, per image, nearest": nearest["fpr95_per_image"],
+    }
 
 
 def ranked(aupr: np.ndarray) -> dict[str, int]:

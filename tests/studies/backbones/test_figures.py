@@ -67,3 +67,13 @@ def test_figures_of_slots_quality_and_twins():
         {"effect": [0.0, 0.1], "low": [-0.1, 0.0], "high": [0.1, 0.2]}, ["a, twins", "a, mixed scenes"]
     )
     assert all(a.get_xlim() == pytest.approx((-0.11, 0.21)) for a in figures.twins(table, 0.05).axes)
+
+
+def test_figures_of_courses_and_single_runs():
+    steps = [{"step": s, "fg_ari": s / 100, "loss": 1 / s} for s in (10, 20)]
+    figure = figures.courses({"dinov2": [steps, steps]})
+    assert [a.lines[0].get_ydata().tolist() for a in figure.axes] == [[0.1, 0.2], [0.1, 0.05]]
+    runs = [{"config": c, "metrics": {"fg_ari": v}} for c, v in (("clip", 0.4), ("dino", 0.5), ("other", 0.9))]
+    (axis,) = figures.single_runs(runs, ["dino", "clip"]).axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["dino", "clip"]
+    assert [c.get_offsets()[:, 0].tolist() for c in axis.collections] == [[0.5], [0.4]]

@@ -13,7 +13,9 @@ from lib.studies.objects.tables import (
     course,
     identified,
     missed,
+    named,
     runs_of,
+    spilling,
 )
 
 
@@ -104,3 +106,19 @@ def test_the_course_of_trainings_and_the_curve_over_thresholds():
     assert figure.axes[1].lines[0].get_ydata().tolist() == [0.2, 0.4]
     chosen = figure.axes[2].lines[1]
     assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == pytest.approx((0.3, 0.7))
+
+
+def test_names_and_bleeding_are_drawn_where_the_numbers_are():
+    keys = ("fg_ari", "video_fg_ari_renamed", "video_fg_ari")
+    runs = [{"config": c, "metrics": dict.fromkeys(keys, v)} for c, v in (("a", 0.2), ("a", 0.4), ("b", 0.9))]
+    (axis,) = named(runs, ["b", "a"]).axes
+    means = [bar.lines[0].get_xdata().tolist() for bar in axis.containers]
+    assert means == [pytest.approx([0.9, 0.3])] * 3 and axis.get_legend_handles_labels()[1][2] == "video"
+    ends = axis.containers[0].lines[1][1].get_xdata() - axis.containers[0].lines[1][0].get_xdata()
+    assert ends.tolist() == pytest.approx([0, 2 * np.std([0.2, 0.4], ddof=1)]), "one run has no deviation"
+    stages = {s: {"fg_ari": 0.1, "mbo": 0.2} for s in ("raw", "merged", "refined")}
+    params = {"slots": 9, "grid": 16, "seed": 0}
+    small = [{"params": params | {"sweep": s}, "metrics": stages} for s in ("slots", "tokens")]
+    figure = spilling({"small": [0.1, 0.3], "large": [0.2]}, small)
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["small", "large"]
+    assert figure.axes[1].lines and figure.axes[2].lines

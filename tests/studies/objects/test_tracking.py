@@ -1,5 +1,7 @@
 """Training on clips and measuring whole videos, on a split small enough to know the answer."""
 
+import ast
+import json
 import math
 from types import SimpleNamespace
 
@@ -8,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from torch.nn.functional import normalize
 
-from lib import results
+from lib import ROOT, results
 from lib.metrics import objects
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
@@ -182,3 +186,22 @@ def test_slot_similarity_of_each_frame():
     seen = slot_similarity(torch.stack([eye, torch.ones(3, 3), simplex]))
     np.testing.assert_allclose(seen, [0, 1, -1 / 2], atol=1e-12)
     assert math.isnan(slot_similarity(eye[None, :1])[0]), "one slot has no other"
+
+
+def test_the_linker_of_the_notebook_gives_slots_their_names_back():
+    cells = json.loads((ROOT / "notebooks" / "ex_dino3.ipynb").read_text())["cells"]
+    code = next(text for text in ("".join(c["source"]) for c in cells) if "def linked(" in text)
+    (function,) = (node for node in ast.parse(code).body if getattr(node, "name", "") == "linked")
+    names = {"torch": torch, "normalize": normalize, "linear_sum_assignment": linear_sum_assignment}
+    exec(compile(ast.Module([function], []), "linked", "exec"), names)
+    torch.manual_seed(0)
+    slots = torch.randn(2, 1, 4, 8).expand(-1, 5, -1, -1) + 0.01 * torch.randn(2, 5, 4, 8)
+    masks, places = torch.rand(2, 5, 4, 9), torch.rand(2, 1, 4, 3).expand(-1, 5, -1, -1)
+    whole = [part.clone() for part in (masks, slots, places)]
+    mixed = [part.clone() for part in whole]
+    for s in range(2):
+        for t in range(1, 5):
+            order = torch.randperm(4)
+            for part in mixed:
+                part[s, t] = part[s, t, order]
+    assert all(torch.equal(a, b) for a, b in zip(names["linked"](*mixed), whole, strict=True))

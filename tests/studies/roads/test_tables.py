@@ -1,10 +1,13 @@
 """From rows to effects and runs: the right pairs, the right way round."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from lib import sweeps
 from lib.data.streethazards import CLASSES
+from lib.metrics import anomaly as measures
 from lib.studies.roads import tables
 
 
@@ -113,6 +116,15 @@ def test_cases_are_ranked_by_aupr():
     assert tables.ranked(np.array([0.2, np.nan, 0.9, 0.4])) == {"best": 2, "median": 3, "worst": 0}
     with pytest.raises(ValueError, match="no frame holds"):
         tables.ranked(np.full(3, np.nan))
+
+
+def test_a_score_by_every_rule():
+    curve = measures.exact_curve([0.9, 0.8, 0.7, 0.1], [True, False, True, False])
+    values = {f"{key}_per_image": i for i, key in enumerate(("aupr", "auroc", "fpr95"))}
+    found = tables.switches(SimpleNamespace(curve=curve, values=values))
+    assert found["AUROC, pooled"] == 0.75 and found["FPR95, first"] == 0.5
+    assert found["AUPR, steps"] == pytest.approx((1 + 2 / 3) / 2) != found["AUPR, trapezoid"]
+    assert [found[f"{k}, per image"] for k in ("AUPR", "AUROC")] == [0, 1] and found["FPR95, per image, nearest"] == 2
 
 
 def judged(seed, auroc, towns=None):
