@@ -82,15 +82,13 @@ def product(lists: dict[str, list]) -> list[dict[str, Any]]:
 def save(rows: list[Row], path: Path) -> None:
     """Write rows, failures included, to a JSON file that can be `committed` to `run`; its other rows stay.
 
-    Measured numbers keep seven digits, as many as single precision has.
+    Measured numbers keep six digits, as those of `results.write` do.
     """
     known = _committed(path) | {key(row["params"], row["data"]): row for row in rows}
-    bare = [{k: v if k == "params" else _seven(v) for k, v in row.items() if k != "note"} for row in known.values()]
+    rest = [{k: v for k, v in row.items() if k not in ("params", "note")} for row in known.values()]
+    rest = [provenance.as_json(row, f"a row of {path.name}", digits=6) for row in rest]
+    bare = [{"params": row["params"]} | some for row, some in zip(known.values(), rest, strict=True)]
     files.write(path, _portable(files.as_lines({"rows": bare})) + "\n")
-
-
-def _seven(value: Any) -> Any:
-    return json.loads(json.dumps(value), parse_float=lambda number: float(f"{float(number):.7g}"))
 
 
 def _ahead(name: str, due: int, known: list[Row], folder: Path) -> str:

@@ -289,4 +289,4 @@ def test_what_could_not_be_measured_is_nan_in_the_rows_of_a_notebook(job, tmp_pa
     for _ in ("measured", "read"):
         [row] = sweeps.rows("test", job.train, [{"a": "x", "log": str(tmp_path / "log")}], "data")
         assert math.isnan(row["metrics"]["nothing"]) and row["metrics"]["score"] == 1
-    assert '"nothing": null' in (tmp_path / "out" / "figures" / "results" / "sweep_test.json").read_text()
+    assert '"nothing":null' in (tmp_path / "out" / "figures" / "results" / "sweep_test.json").read_text()

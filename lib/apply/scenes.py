@@ -39,7 +39,7 @@ KINDS = ("attention", "decoder")
 class Seen(NamedTuple):
     """What a model makes of T frames; images count as videos of one frame."""
 
-    masks: Tensor  # [T, K, N], sums to one over K
+    masks: Tensor  # [T, K, N], sums to one over K; K + 1 of a model of pixels with a layer behind, which is the last
     slots: Tensor  # [T, K, D]
     frames: Tensor | None  # [T, K, 3]
 
@@ -57,6 +57,8 @@ def masks_of(
     device: str = "auto",
 ) -> np.ndarray:
     """Masks of an image, float32 `[K, H, W]`, or of a video, `[T, K, H, W]`; they sum to one over K.
+
+    A model of pixels with a layer behind its slots (ex_slot1) has one more, the last.
 
     Introduced in notebooks/ex_slot3.ipynb. The frames are brought to the square that the model reads, whatever their
     shape, and the masks back to the frames.
@@ -183,12 +185,13 @@ def tempered(masks: Tensor, temperature: float) -> Tensor:
 
 
 def joined(seen: Seen, threshold: float, temperature: float = 1.0) -> Tensor:
-    """Masks `[T, K, N]`, tempered and, where the threshold is above 0, merged for all frames at once."""
+    """Masks `[T, K, N]`, tempered and, where the threshold is above 0, merged for all frames at once; a layer is not."""
     masks = tempered(seen.masks, temperature)
     if threshold <= 0:
         return masks
     places = None if seen.frames is None else seen.frames[None]
-    return merge(masks[None], seen.slots[None], places, threshold)[0]
+    count = seen.slots.shape[1]
+    return torch.cat([merge(masks[None, :, :count], seen.slots[None], places, threshold)[0], masks[:, count:]], 1)
 
 
 def on_images(masks: Tensor, images: Tensor, radius: int = 0) -> Tensor:

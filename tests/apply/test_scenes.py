@@ -11,7 +11,9 @@ from lib.data.movi import MoviDataset
 from lib.masks import guided, merge
 from lib.models import backbones
 from lib.models.dinosaur import on_image
+from lib.models.pixel_autoencoder import Autoencoder
 from lib.models.video import VideoModel
+from lib.training import Run
 
 
 def test_masks_of_a_frame_are_those_of_the_tables():
@@ -70,6 +72,17 @@ def test_models_of_pixels_take_any_number_of_slots():
         masks = lib.masks_of("coffee", "ex_slot2-photos-0", slots=slots, device="cpu")
         assert masks.shape == (slots or 5, 400, 600)
         np.testing.assert_allclose(masks.sum(0), 1, atol=1e-4)
+
+
+def test_a_layer_behind_slots_is_a_mask_and_merged_with_none():
+    torch.manual_seed(0)
+    run = Run(Autoencoder(32, num_slots=3, layer=True).eval(), {"config": {"size": 32, "rules": {"temperature": (1, 1)}}}, {})
+    seen = scenes.see(run, torch.rand(1, 3, 32, 32))
+    seen = seen._replace(slots=torch.ones_like(seen.slots))  # all are one
+    joint = scenes.joined(seen, 0.5)
+    assert joint.shape == (1, 4, 1024) and (joint[0, :3].amax(1) > 0).sum() == 1
+    torch.testing.assert_close(joint[:, 3], seen.masks[:, 3])
+    torch.testing.assert_close(joint.sum(1), torch.ones(1, 1024))
 
 
 def test_tokens_of_other_weights_are_refused(small, picture):
