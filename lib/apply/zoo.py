@@ -204,7 +204,7 @@ def _build(header: dict[str, Any], weights: dict[str, Tensor], path: Path) -> nn
             return Segmenter(config["network"], classes, pretrained=False)
         if kind == "pixels":
             same = {key: rules[key] for key in ("stride", "attention_temperature", "glorot")}
-            return Autoencoder(config["size"], rules["slots"], **same)
+            return Autoencoder(config["size"], rules["slots"], layer=rules.get("layer") is not None, **same)
         if kind == "own":
             raise ValueError("only its notebook does")
         if kind == "video":

@@ -11,6 +11,7 @@ from scipy.ndimage import binary_dilation
 from lib.files import DataError
 
 KINDS = ("circle", "square", "triangle")
+BACKGROUNDS = ("black", "coloured")
 #: Okabe and Ito's colour-blind safe set without black and white, RGB in 0..1.
 COLOURS = {
     "orange": (0.90, 0.62, 0.00),
@@ -36,6 +37,7 @@ class Shapes:
         radius: smallest and largest radius of the circumscribed circle, as a share of `size`.
         gap: shapes keep at least so many pixels from each other; none covers another.
         distinct: every shape of an image has a colour of its own; else two may share one.
+        background: "black"; "coloured", a random colour an image, which is no shape's.
         seed: sets with different seeds share no image; training, tuning and reporting use different seeds.
 
     Raises:
@@ -48,12 +50,15 @@ class Shapes:
     radius: tuple[float, float] = (0.12, 0.2)
     gap: int = 0
     distinct: bool = False
+    background: str = "black"
     seed: int = 0
 
     def __post_init__(self):
         low, high = self.count
         if not 0 <= low <= high <= 255 or not 0 < self.radius[0] <= self.radius[1] <= 0.5 or self.gap < 0:
             raise DataError(f"impossible setting: count {self.count}, radius {self.radius}, gap {self.gap}")
+        if self.background not in BACKGROUNDS:
+            raise DataError(f"background is {self.background!r}; choose one of {', '.join(BACKGROUNDS)}")
         if self.distinct and high > len(COLOURS):
             raise DataError(f"{high} shapes cannot have colours of their own out of {len(COLOURS)}; allow fewer")
 
@@ -81,7 +86,7 @@ class Shapes:
         """What makes two sets equal, in words; recorded with every run."""
         return (
             f"shapes n={self.n} size={self.size} count={self.count} kinds={KINDS} colours={tuple(COLOURS)} "
-            f"radius={self.radius} overlap=0.0 gap={self.gap} distinct={self.distinct} background=(0.0, 0.0, 0.0) "
+            f"radius={self.radius} overlap=0.0 gap={self.gap} distinct={self.distinct} background={self.background} "
             f"seed={self.seed}"
         )
 
@@ -103,7 +108,15 @@ class Shapes:
                 return None
             mask[inside] = i + 1
             image[inside] = list(COLOURS.values())[colours[i]]
+        if self.background != "black":  # drawn last: the shapes are those on black
+            image = np.where(mask[..., None] > 0, image, self._painted(rng))
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)
+
+    def _painted(self, rng: np.random.Generator) -> np.ndarray:
+        """The colour of a background, `[3]`."""
+        drawn = rng.random((100, 3), np.float32)
+        near = np.linalg.norm(drawn[:, None] - np.array(list(COLOURS.values())), axis=-1).min(1)
+        return drawn[(near > 0.3).argmax()]
 
 
 def _inside(kind: str, size: int, centre: np.ndarray, radius: float, angle: float) -> np.ndarray:

@@ -37,6 +37,9 @@ class PositionEmbedding(nn.Module):
 class SpatialBroadcastDecoder(nn.Module):
     """Copy each slot to every cell of a small grid, add position, convolve up to the image (Watters et al. 2019).
 
+    Two layers of each cell's own come first, where they cost least. The last doubling spreads channels over pixels
+    (Shi et al. 2016, arXiv:1609.05158): no convolution has the size of the image, for about a third of the time.
+
     Introduced in notebooks/ex_slot1.ipynb.
 
     Args:
@@ -49,24 +52,33 @@ class SpatialBroadcastDecoder(nn.Module):
     def __init__(self, slot_dim: int, size: int, grid: int = 8, channels: int = 32):
         super().__init__()
         doublings = (size // grid).bit_length() - 1
-        if grid * 2**doublings != size:
+        if doublings < 1 or grid * 2**doublings != size:
             raise ValueError(f"an image of {size} px cannot be reached from a grid of {grid} by doubling")
         self.grid = grid
         self.position = PositionEmbedding(slot_dim)
-        layers: list[nn.Module] = []
-        width = slot_dim
-        for _ in range(doublings):
+        width = 2 * channels
+        layers: list[nn.Module] = [nn.Conv2d(slot_dim, width, 1), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU()]
+        for _ in range(doublings - 1):
             layers += [nn.ConvTranspose2d(width, channels, 5, stride=2, padding=2, output_padding=1), nn.ReLU()]
             width = channels
-        layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 4, 3, padding=1)]
+        layers += [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 16, 3, padding=1)]
+        layers.append(nn.PixelShuffle(2))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, slots: Tensor, temperature: float = 1.0) -> Painting:
-        """`[B, K, D]` to a `Painting`; the temperature divides the mask logits before the softmax over slots."""
+    def forward(self, slots: Tensor, temperature: float = 1.0, behind: tuple[Tensor, Tensor] | None = None) -> Painting:
+        """`[B, K, D]` to a `Painting`; the temperature divides the mask logits before the softmax over slots.
+
+        Args:
+            behind: a colour `[B, 3]` and a logit `[]`: one layer more, the last, that is the same at every pixel.
+        """
         batch, num_slots, _ = slots.shape
         x = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, self.grid, self.grid)
         x = self.layers(self.position(x)).unflatten(0, (batch, num_slots))  # [B, K, 4, H, W]
         images, logits = x[:, :, :3], x[:, :, 3]
+        if behind is not None:
+            colour, logit = behind
+            images = torch.cat([images, colour[:, None, :, None, None].expand_as(images[:, :1])], 1)
+            logits = torch.cat([logits, logit.to(logits.dtype).expand_as(logits[:, :1])], 1)
         masks = (logits.float() / temperature).softmax(dim=1)  # float32: 1/0.01 amplifies bfloat16's rounding
         return Painting((masks[:, :, None] * images).sum(1), masks, images)
 
@@ -75,8 +87,8 @@ class Output(NamedTuple):
     """What the autoencoder returns for images `[B, 3, H, W]`."""
 
     reconstruction: Tensor  # [B, 3, H, W]
-    masks: Tensor  # [B, K, H, W], the decoder's, sums to one over K
-    images: Tensor  # [B, K, 3, H, W]
+    masks: Tensor  # [B, K, H, W], the decoder's, sums to one over K; K + 1 with a layer, which is the last
+    images: Tensor  # [B, K, 3, H, W], likewise
     slots: Tensor  # [B, K, D]
     attention: Tensor  # [B, K, h, w], Slot Attention's, sums to one over K
 
@@ -95,6 +107,8 @@ class Autoencoder(nn.Module):
         stride: of the first convolution; inputs to Slot Attention lie on a grid of `size / stride` a side.
         attention_temperature: of Slot Attention's softmax over slots.
         glorot: initialise all layers as the published code does, instead of torch's default.
+        layer: paint one layer behind all slots, of one colour that is read from the mean of the inputs. It takes no
+            part in Slot Attention, and its mask is the last. `presence`, a buffer, is its mask logit.
     """
 
     def __init__(
@@ -104,6 +118,7 @@ class Autoencoder(nn.Module):
         stride: int = 1,
         attention_temperature: float = 1.0,
         glorot: bool = True,
+        layer: bool = False,
     ):
         super().__init__()
         convolutions: list[nn.Module] = [nn.Conv2d(3, WIDTH, 5, stride=stride, padding=2), nn.ReLU()]
@@ -118,20 +133,23 @@ class Autoencoder(nn.Module):
             grid //= 2
         self.attention_temperature = attention_temperature
         self.decoder = SpatialBroadcastDecoder(WIDTH, size, grid, WIDTH)
+        self.colour = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.ReLU(), nn.Linear(2 * WIDTH, 3)) if layer else None
+        self.register_buffer("presence", torch.zeros(()), persistent=layer)
         # Glorot, as in the published TensorFlow code. Torch's own initialisation keeps the slots on the plateau where
         # all paint the mean image; notebooks/ex_slot1.ipynb measures it.
-        for layer in self.modules():
-            if glorot and isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.xavier_uniform_(layer.weight)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        for part in self.modules():
+            if glorot and isinstance(part, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.xavier_uniform_(part.weight)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
 
     def forward(self, images: Tensor, mask_temperature: float = 1.0, slots: Tensor | None = None) -> Output:
         """Images `[B, 3, H, W]` in 0..1 to an `Output`; `slots [B, K, D]` replaces the initial slots."""
         features = self.position(self.encoder(images))  # [B, C, h, w]
         tokens = self.project(features.flatten(2).transpose(1, 2))  # [B, h*w, D]
         slots, attention, _ = self.slot_attention(tokens, slots, self.attention_temperature)
-        painting = self.decoder(slots, mask_temperature)
+        behind = None if self.colour is None else (self.colour(tokens.mean(1)), self.presence)
+        painting = self.decoder(slots, mask_temperature, behind)
         return Output(*painting, slots, attention.unflatten(-1, features.shape[-2:]))
 
 

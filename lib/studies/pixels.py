@@ -55,6 +55,13 @@ class Config:
         jitter: strength of colour jitter, 0 none, 1 brightness, contrast and saturation 0.8 and hue 0.5.
         slots: K.
         stride: of the encoder, see `Autoencoder`.
+        layer: the mask logit of a layer behind all slots at the last step, None for no layer. It appears while the
+            model trains, see `presence`, and so does the colour of the background, which is black before: slots part
+            on black, where they part soonest.
+        area: weight of the sum over slots of the square root of their mask's share of the image, without the layer's:
+            nothing is cheaper than a slot too many. It grows as the layer appears.
+        excess: weight of the mean squared distance from 0..1 of the colours that slots paint, likewise. Without it a
+            mask can be halved, and cost less area, by painting twice as bright.
     """
 
     temperature: tuple[float, float] = (1.0, 1.0)
@@ -62,7 +69,13 @@ class Config:
     glorot: bool = True
     jitter: float = 0.0
     slots: int = 5
-    stride: int = 1
+    stride: int = 2
+    layer: float | None = None
+    area: float = 0.0
+    excess: float = 0.0
+
+
+LAYERED = Config(slots=4, layer=3.0, area=0.002, excess=1.0)  # ex_slot1 and 2; of what was tried on watched images
 
 
 def jitter(strength: float) -> v2.Transform:
@@ -79,22 +92,49 @@ def linear_temperature(step: int, steps: int, start: float = 1.0, end: float = 0
     return start + (end - start) * min(step / max(steps - 1, 1), 1.0)
 
 
+APPEARS = (0.3, 0.5)  # of all steps: between them the layer, the background's colour and the prices appear
+HIDDEN = -10.0  # mask logit of the layer before
+
+
+def presence(step: int, steps: int) -> float:
+    """How much of the layer, of the background's colour and of the prices is there at a step: 0 to 1."""
+    start, end = (share * steps for share in APPEARS)
+    return min(max((step - start) / (end - start), 0.0), 1.0)
+
+
 def network(config: Config, size: int) -> Autoencoder:
     """The autoencoder of a configuration before its first step, for images of `size` px."""
     same = {key: getattr(config, key) for key in ("stride", "attention_temperature", "glorot")}
-    model = Autoencoder(size, config.slots, **same)
+    model = Autoencoder(size, config.slots, layer=config.layer is not None, **same)
     return model.to(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
 
 
-def training_step(model: nn.Module, step: int, images: Tensor, config: Config, recipe: Recipe) -> tuple[Tensor, dict]:
-    """The loss of one step, the squared error of the reconstruction; and how certain masks are, 1/K to 1."""
-    batch = images[indices(recipe, step, len(images))].to(next(model.parameters()).device)
+def training_step(
+    model: nn.Module, step: int, images: Tensor, config: Config, recipe: Recipe, ids: Tensor | None = None
+) -> tuple[Tensor, dict]:
+    """The loss of one step, the squared error and the prices; and how certain masks are, 1/K to 1.
+
+    Args:
+        images: the training set, `[n, 3, H, W]`.
+        ids: `[n, H, W]`, 0 where the background is: what is painted black before the layer appears. No loss sees them.
+    """
+    drawn, device = indices(recipe, step, len(images)), next(model.parameters()).device
+    batch, there = images[drawn].to(device), presence(step, recipe.steps)
+    if config.layer is not None:
+        getattr(model, "module", model).presence.fill_(HIDDEN + there * (config.layer - HIDDEN))
+        if ids is not None:
+            batch = torch.where(ids[drawn][:, None].to(device) > 0, batch, there * batch)
     if config.jitter:
         change = jitter(config.jitter)
         batch = torch.stack([change(image) for image in batch])  # each image its own draw
     batch = parallel.shared(batch)
     out = model(batch, linear_temperature(step, recipe.steps, *config.temperature))
     loss = (out.reconstruction - batch).pow(2).mean()
+    if config.area:
+        shares = out.masks[:, : config.slots].float().mean((2, 3)) + 1e-3  # whose root has a bounded slope
+        loss = loss + config.area * there * shares.sqrt().sum(-1).mean()
+    if config.excess:
+        loss = loss + config.excess * there * (out.images - out.images.clamp(0, 1)).pow(2).mean()
     return loss, {"mask_certainty": out.masks.detach().amax(1).mean()}
 
 
@@ -117,7 +157,7 @@ def train(
         images: training set, `[n, 3, H, W]` in 0..1, or a set of shapes, drawn only if there is training to do.
         data: fingerprint of the training images and of the held-out ones.
         held_out: images `[m, 3, H, W]` and their ids `[m, H, W]`, or None where nobody knows them. Watched only.
-        film: so many held-out images' masks are kept at every watch, `extra["film"] [times, film, K, H, W]` uint8.
+        film: of so many held-out images the winning slot is kept at every watch, `extra["film"] [times, film, H, W]`.
     """
     size = images.size if isinstance(images, Shapes) else images.shape[-1]
     about = {"rules": asdict(config), "size": size, "n": len(images)}
@@ -125,12 +165,12 @@ def train(
 
     def watch(model: nn.Module, step: int) -> dict[str, float | Tensor]:
         seen = measure(model, *held_out, linear_temperature(step - 1, recipe.steps, *config.temperature))
-        seen["film"] = (seen.pop("masks")[:film] * 255).round().byte()
-        return seen
+        winners = seen.pop("masks")[:film].argmax(1).byte()
+        return seen | ({"film": winners} if film else {})
 
     def fit_it(model: nn.Module, state: State) -> Fitted:
-        known = images.tensors[0] if isinstance(images, Shapes) else images
-        loss = partial(training_step, images=known, config=config, recipe=recipe)
+        known, ids = images.tensors if isinstance(images, Shapes) else (images, None)
+        loss = partial(training_step, images=known, config=config, recipe=recipe, ids=ids)
         return fit(model, loss, recipe, state=state, device=device, watch=watch, watch_every=watch_every, label=name)
 
     return load_or_train(name, lambda: network(config, size), fit_it, recipe, about, data, device)
@@ -140,8 +180,9 @@ def train(
 def measure(model: nn.Module, images: Tensor, ids: Tensor | None, temperature: float, seed: int = 0) -> dict[str, Any]:
     """Means over images of `OF_MASKS` and, where ids are known, `OF_OBJECTS`; the error `mse`; and the `masks`.
 
-    `fg_ari_attention` is FG-ARI of Slot Attention's own masks in place of the decoder's. The slots' starting noise is
-    drawn from `seed`, so the same call gives the same numbers.
+    `fg_ari_attention` is FG-ARI of Slot Attention's own masks in place of the decoder's; `fg_ari_slots` that of the
+    decoder's without a layer's, as if there were none to give a pixel to. The slots' starting noise is drawn from
+    `seed`, so the same call gives the same numbers.
     """
     torch.manual_seed(seed)
     device = next(model.parameters()).device
@@ -152,7 +193,9 @@ def measure(model: nn.Module, images: Tensor, ids: Tensor | None, temperature: f
     row = {key: float(np.nanmean(values[key])) for key in (OF_MASKS if ids is None else OF_OBJECTS + OF_MASKS)}
     if ids is not None:
         attention = torch.cat([out.attention for out in outs])
-        row["fg_ari_attention"] = float(np.nanmean(objects.evaluate(ids, attention)["fg_ari"]))
+        of_slots = masks[:, : attention.shape[1]]
+        for key, some in (("fg_ari_attention", attention), ("fg_ari_slots", of_slots)):
+            row[key] = float(np.nanmean(objects.evaluate(ids, some)["fg_ari"]))
     return row | {"mse": float((reconstruction - images).pow(2).mean()), "masks": masks}
 
 

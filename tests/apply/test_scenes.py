@@ -76,7 +76,9 @@ def test_models_of_pixels_take_any_number_of_slots():
 
 def test_a_layer_behind_slots_is_a_mask_and_merged_with_none():
     torch.manual_seed(0)
-    run = Run(Autoencoder(32, num_slots=3, layer=True).eval(), {"config": {"size": 32, "rules": {"temperature": (1, 1)}}}, {})
+    run = Run(
+        Autoencoder(32, num_slots=3, layer=True).eval(), {"config": {"size": 32, "rules": {"temperature": (1, 1)}}}, {}
+    )
     seen = scenes.see(run, torch.rand(1, 3, 32, 32))
     seen = seen._replace(slots=torch.ones_like(seen.slots))  # all are one
     joint = scenes.joined(seen, 0.5)

@@ -62,6 +62,15 @@ def test_distinct_colours():
         assert len(colours) == 4
 
 
+def test_a_coloured_background_has_one_colour_that_no_shape_has():
+    black, coloured = Shapes(20, seed=5), Shapes(20, seed=5, background="coloured")
+    for (dark, ids), (bright, again) in zip(black, coloured, strict=True):
+        assert torch.equal(ids, again) and torch.equal(dark[:, ids > 0], bright[:, ids > 0]), "the same shapes"
+        (colour,) = bright[:, ids == 0].T.unique(dim=0)
+        assert min(np.linalg.norm(colour - torch.tensor(c)) for c in COLOURS.values()) > 0.3
+    assert black.fingerprint != coloured.fingerprint
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -69,6 +78,7 @@ def test_distinct_colours():
         ({"radius": (0.2, 0.6)}, "radius"),
         ({"gap": -1}, "gap"),
         ({"count": (9, 9), "distinct": True}, "allow fewer"),
+        ({"background": "green"}, "background is 'green'"),
     ],
 )
 def test_impossible_settings_are_errors(setting, message):

@@ -6,7 +6,7 @@ import torch
 from lib.models.pixel_autoencoder import Autoencoder, SpatialBroadcastDecoder
 
 
-@pytest.mark.parametrize(("size", "stride"), [(32, 1), (64, 2), (56, 4)])
+@pytest.mark.parametrize(("size", "stride"), [(32, 1), (64, 2), (56, 4), (96, 4)])
 def test_shapes_and_mixing(size, stride):
     torch.manual_seed(0)
     images = torch.rand(2, 3, size, size)
@@ -16,6 +16,21 @@ def test_shapes_and_mixing(size, stride):
     assert out.attention.shape == (2, 4, size // stride, size // stride) and out.slots.shape == (2, 4, 32)
     torch.testing.assert_close(out.masks.sum(1), torch.ones(2, size, size))
     torch.testing.assert_close((out.masks[:, :, None] * out.images).sum(1), out.reconstruction)
+
+
+def test_a_layer_lies_behind_all_slots():
+    torch.manual_seed(0)
+    model, images = Autoencoder(32, num_slots=3, layer=True), torch.rand(2, 3, 32, 32)
+    out = model(images)
+    assert out.masks.shape == (2, 4, 32, 32) and out.slots.shape == (2, 3, 32) and out.attention.shape[1] == 3
+    assert (out.images[:, 3] == out.images[:, 3, :, :1, :1]).all(), "one colour an image"
+    torch.testing.assert_close((out.masks[:, :, None] * out.images).sum(1), out.reconstruction)
+    shares = []
+    for logit in (-10.0, 3.0, 30.0):
+        model.presence.fill_(logit)
+        shares.append(model(images).masks[:, 3].mean().item())
+    assert shares[0] < 0.01 < shares[1] < 0.99 < shares[2]
+    assert "presence" in model.state_dict() and "presence" not in Autoencoder(32).state_dict()
 
 
 def test_permuting_the_initial_slots_permutes_the_masks():

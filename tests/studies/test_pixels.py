@@ -1,5 +1,6 @@
 """The training step, the measures and the checkpoints of the pixel series, on images of 16 px."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +38,24 @@ def test_the_loss_is_the_squared_error_at_the_temperature_of_the_step():
         assert model.seen[0][0].shape == (3, 3, 8, 8) and model.seen[0][1] == temperature
 
 
+def test_the_layer_the_background_and_the_price_appear_together():
+    torch.manual_seed(0)
+    images, ids = Shapes(4, size=16, count=(1, 2), background="coloured").tensors
+    config, recipe, seen = Config(layer=3.0, area=0.5, excess=0.5), Recipe(101, batch=3), []
+    model = pixels.network(config, 16)
+    model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for step, logit in ((0, -10.0), (40, -3.8), (100, 3.0)):
+        torch.manual_seed(0)
+        loss, _ = pixels.training_step(model, step, images, config, recipe, ids)
+        assert model.presence.item() == pytest.approx(logit, abs=0.1)
+        for bare in (replace(config, area=0.0), replace(config, excess=0.0)):
+            torch.manual_seed(0)
+            less, _ = pixels.training_step(model, step, images, bare, recipe, ids)
+            assert (loss > less) == (step > 30)
+    black, full = seen[0], seen[-1]
+    assert black.amax(1).eq(0).float().mean() > 0.5 and full.amax(1).eq(0).sum() == 0, "black before, coloured after"
+
+
 @pytest.mark.parametrize("strength", [0.0, 1.0])
 def test_each_image_of_a_batch_is_jittered_on_its_own(strength):
     torch.manual_seed(0)
@@ -54,7 +73,7 @@ def test_what_is_known_without_ground_truth_is_measured_alike():
     masks = seen.pop("masks")
     assert torch.equal(masks, again.pop("masks")) and torch.equal(masks, blind.pop("masks"))
     assert seen == again and masks.shape == (4, 5, 16, 16)
-    assert seen.keys() - blind.keys() == {*pixels.OF_OBJECTS, "fg_ari_attention"}
+    assert seen.keys() - blind.keys() == {*pixels.OF_OBJECTS, "fg_ari_attention", "fg_ari_slots"}
     assert blind == {key: seen[key] for key in blind}
     assert not torch.equal(masks, pixels.measure(model, images, ids, 1.0, seed=1)["masks"])
 
@@ -64,7 +83,7 @@ def test_shapes_are_drawn_and_trained_on_once(tmp_path, monkeypatch, capsys):
     known = {"data": SHAPES.fingerprint, "held_out": SHAPES.tensors, "watch_every": 1, "device": "cpu"}
     first = pixels.train("p", SHAPES, Config(), RECIPE, **known)
     assert "trains 2 steps" in capsys.readouterr().out
-    assert first.extra["film"].shape == (2, 2, 5, 16, 16) and first.extra["film"].dtype == torch.uint8
+    assert first.extra["film"].shape == (2, 2, 16, 16) and first.extra["film"].dtype == torch.uint8
     assert first.extra.keys() == {"film"} and all(row.keys() >= {*pixels.OF_MASKS} for row in first.history)
     undrawn = Shapes(4, size=16, count=(1, 2))
     again = pixels.train("p", undrawn, Config(), RECIPE, **known)
