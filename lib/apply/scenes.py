@@ -185,7 +185,7 @@ def tempered(masks: Tensor, temperature: float) -> Tensor:
 
 
 def joined(seen: Seen, threshold: float, temperature: float = 1.0) -> Tensor:
-    """Masks `[T, K, N]`, tempered and, where the threshold is above 0, merged for all frames at once, but for a layer."""
+    """Masks `[T, K, N]`, tempered and, where the threshold is above 0, merged for all frames at once, layers apart."""
     masks = tempered(seen.masks, temperature)
     if threshold <= 0:
         return masks
