@@ -311,11 +311,6 @@ UNPROVEN = {
     "sweep_backbone_norms.json": 270,
     "sweep_backbone_untrained.json": 9,
     "sweep_ex_dino4_small.json": 27,
-    "sweep_ex_slot1.json": 9,
-    "sweep_ex_slot2.json": 6,
-    "sweep_ex_slot3.json": 3,
-    "sweep_ex_slot4.json": 6,
-    "sweep_ex_slot5.json": 6,
     "sweep_streethazards.json": 84,
 }
 
