@@ -135,7 +135,7 @@ def save(figure: Figure, name: str) -> None:
     Of `COLOURS` colours where that makes the file smaller, which is nearly always.
     """
     drawn, fewer = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
+    figure.savefig(drawn, format="png", dpi=100)
     plt.close(figure)  # else the notebook would draw it a second time
     _fewer_colours(Image.open(drawn).convert("RGB")).save(fewer, "PNG", optimize=True)
     content = min(drawn.getvalue(), fewer.getvalue(), key=len)
