@@ -31,7 +31,7 @@ SLOTS = (
 )  # fmt: skip
 SLOT_RGB = np.array([to_rgb(c) for c in SLOTS])
 LIMIT = 300_000  # bytes a committed figure may have
-COLOURS = 96  # of a figure; what a palette could hold, 256, takes half as much room again and looks no better
+COLOURS = 80  # of a figure; what a palette could hold, 256, takes half as much room again and looks no better
 
 
 def rgb(image: Tensor) -> np.ndarray:

@@ -45,7 +45,7 @@ def pixels(file) -> np.ndarray:
 def test_the_notebook_shows_the_bytes_of_the_file_once_and_slots_keep_their_colours(tmp_path, shown):
     """Rare colours, such as one slot's, are the first that fewer colours cost."""
     figure, drawn = plots.grid([[gradient()], [np.full((32, 32, 3), 0.4)]]), io.BytesIO()
-    figure.savefig(drawn, dpi=110)
+    figure.savefig(drawn, dpi=100)
     plots.save(figure, "a")
     content = (tmp_path / "figures" / "a.png").read_bytes()
     assert [s.data for s in shown] == [content] and not plt.get_fignums()
@@ -60,7 +60,7 @@ def test_the_notebook_shows_the_bytes_of_the_file_once_and_slots_keep_their_colo
 def test_a_figure_of_few_colours_is_kept_exactly(tmp_path, shown):
     masks = torch.eye(9).view(9, 9, 1).expand(9, 9, 9)
     figure, drawn = plots.grid([[plots.overlay(torch.full((3, 9, 9), 0.5), masks)]]), io.BytesIO()
-    figure.savefig(drawn, dpi=110)
+    figure.savefig(drawn, dpi=100)
     plots.save(figure, "a")
     assert np.abs(pixels(tmp_path / "figures" / "a.png") - pixels(drawn)).max() <= 1
 
