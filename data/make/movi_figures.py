@@ -120,5 +120,5 @@ if __name__ == "__main__":
     for split in SHEETS:
         save(sheet(split), f"movi_a_{split}")
     buffer = io.BytesIO()
-    overview().savefig(buffer, dpi=90)
+    overview().savefig(buffer, dpi=82)
     save(Image.open(buffer), "movi_a_overview")

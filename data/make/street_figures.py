@@ -51,7 +51,7 @@ def sheet(split: str) -> None:
 def overview(examples: tuple = (("train", 7), ("train", 76), ("test", 7), ("test", 38)), crops: int = 12) -> None:
     """The figure of the data card: image and label of four towns, a legend, and anomalies up close."""
     described = json.loads((DATA / "frames.json").read_text(encoding="utf-8"))
-    figure = plt.figure(figsize=(12, 14.6), dpi=75, layout="constrained")
+    figure = plt.figure(figsize=(12, 14.6), dpi=68, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
     top, bottom = figure.subfigures(2, 1, height_ratios=(2.25, 1))
     axes = top.subplots(4, 3, width_ratios=(1, 1, 1))
