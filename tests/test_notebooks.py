@@ -129,7 +129,7 @@ def _reassigned(_, code):
 
 
 def _untyped(_, code):
-    code[0].source += "\nspeed = 3  # no type"
+    next(c for c in code if "parameters" in c.metadata.tags).source += "\nspeed = 3  # no type"
 
 
 def _widgets(notebook, _):

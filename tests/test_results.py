@@ -65,7 +65,7 @@ def test_a_verdict_hides_jitter_and_shows_a_drop(capsys):
     [
         ({}, None),
         ({"device": "cuda"}, None),
-        ({"photo_steps": 6}, "not compared: parameters differ (photo_steps 6 instead of 800)"),
+        ({"photo_steps": 6}, "not compared: parameters differ (photo_steps 6 instead of 1200)"),
         ({"lr": 0.1, "photo_px": 32, "photo_crops": 9, "photo_batch": 2}, "photo_crops 9 instead of 512 and 1 more)"),
     ],
 )
