@@ -31,7 +31,7 @@ SLOTS = (
 )  # fmt: skip
 SLOT_RGB = np.array([to_rgb(c) for c in SLOTS])
 LIMIT = 300_000  # bytes a committed figure may have
-COLOURS = 80  # of a figure; what a palette could hold, 256, takes half as much room again and looks no better
+COLOURS = 80  # of a figure; the 256 that a palette could hold make larger files, which look no better
 
 
 def rgb(image: Tensor) -> np.ndarray:

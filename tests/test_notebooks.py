@@ -14,6 +14,7 @@ from ipykernel.kernelspec import get_kernel_dict
 from lib import ROOT, run
 
 NAMES = run.series()
+SETUP = nbformat.read(run.NOTEBOOKS / f"{NAMES[0]}.ipynb", as_version=4).cells[1].source  # see test_setup_cell
 #: An absolute path of somebody's machine: a home, a temporary folder, a drive.
 PATHS = re.compile(r"(?:/(?:home|root|Users|tmp|work|var)/|[A-Z]:\\\\)\w")
 
@@ -23,6 +24,8 @@ def problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
     found = []
     code = [c for c in notebook.cells if c.cell_type == "code"]
     tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    if code[0].source != SETUP:
+        found.append("does not begin with the set-up cell of the others")
     if len(tagged) != 1:
         found.append(f"{len(tagged)} parameters cells, there must be one")
     for line in tagged[0].source.splitlines() if tagged else []:
@@ -141,6 +144,10 @@ def _heavy(_, code):
     code[2].outputs.append(nbformat.v4.new_output("display_data", data=data))
 
 
+def _bare(notebook, _):
+    del notebook.cells[1]
+
+
 def _unlinked(notebook, _):
     notebook.cells[0].source = notebook.cells[0].source.replace("index.md", "nowhere.md")
 
@@ -157,6 +164,7 @@ def _unlinked(notebook, _):
         (_untyped, "without type"),
         (_widgets, "metadata of a run"),
         (_heavy, "300 KB"),
+        (_bare, "set-up cell"),
         (_unlinked, "no link to index"),
     ],
 )
