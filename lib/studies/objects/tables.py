@@ -218,6 +218,7 @@ def spilling(bleeding: dict[str, list[float]], small: list[dict]) -> plt.Figure:
     """
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
     axes[0].boxplot(bleeding.values(), tick_labels=list(bleeding), showfliers=False)
+    axes[0].tick_params(axis="x", labelsize=7)  # larger, "refined" runs into its neighbour
     axes[0].set(ylabel="share of mask outside, 0 to 1", title="bleeding, by size of object")
     for axis, sweep in zip(axes[1:], ("slots", "tokens"), strict=True):
         curves(axis, small, sweep)
