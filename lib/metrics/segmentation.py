@@ -163,8 +163,8 @@ def components(
     ignored = np.zeros_like(truth) if ignored is None else class_ids(ignored, "ignored") > 0
     if not truth.shape == predicted.shape == ignored.shape:
         raise ValueError(f"masks differ in shape: {truth.shape}, prediction {predicted.shape}, void {ignored.shape}")
-    true, small = _labelled(truth & ~ignored, smallest_truth)
-    found, tiny = _labelled(predicted & ~ignored, smallest_predicted)
+    true, small = labelled(truth & ~ignored, smallest_truth)
+    found, tiny = labelled(predicted & ~ignored, smallest_predicted)
     found[tiny[found]] = 0
     counted = ~small[true]
     true, found = true[counted], found[counted]
@@ -215,7 +215,7 @@ def _mean(each: NDArray[np.float64], absent: str) -> float:
     return float(each.mean()) if each.size else float("nan")
 
 
-def _labelled(mask: NDArray[np.bool_], smallest: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def labelled(mask: NDArray[np.bool_], smallest: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Components of a mask, and which of them (never 0, what is beside them) have fewer pixels than `smallest`."""
     labels, _ = ndimage.label(mask, EIGHT, output=np.int64)
     small = np.bincount(labels.ravel()) < smallest

@@ -175,7 +175,7 @@ class PhotographStudy(RoadStudy):
             drawn = report.draws(DRAWS)
             rows[n] = report.values | {k: v for k, v in parts.crossed.get(n, {}).items() if k != "open_miou"}
             rows[n]["intervals"] = {key: intervals.percentiles(drawn[key]).tolist() for key in measures.NAMES}
-            rows[n]["draws"] = {key: " ".join(f"{v:.5f}" for v in drawn[key]) for key in KEYS}
+            rows[n]["draws"] = {key: intervals.packed(drawn[key]) for key in KEYS}
         return rows
 
 
