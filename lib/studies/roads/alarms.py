@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
+from skimage.color import rgb2lab
 from torch import Tensor, nn
 
 from lib import anomaly
@@ -20,7 +22,7 @@ from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
 from lib.metrics import anomaly as measures
 from lib.metrics import segmentation
 from lib.metrics.anomaly import Curve, Evaluation, Pool, checked, pixel_kinds
-from lib.metrics.intervals import bootstrap, percentiles
+from lib.metrics.intervals import bootstrap, packed, percentiles
 from lib.models.segmenters import Outputs
 from lib.provenance import code, short
 from lib.studies.roads.experiment import KNOWN, RoadStudy
@@ -42,6 +44,7 @@ SMALLEST = (5e-5, 2.5e-4)
 #: sIoU above which an anomaly counts as found, and PPV up to which what is flagged is a false alarm: the lowest
 #: threshold of F1* there.
 FOUND = 0.25
+RED = np.array([0.95, 0.1, 0.0])  # of what is flagged
 
 
 class Frame(NamedTuple):
@@ -78,6 +81,30 @@ class Ensemble(nn.Module):
         return Outputs(mean, found[0].features)
 
 
+def traits(study: RoadStudy, split: str) -> pd.DataFrame:
+    """What may make an anomaly hard to find, a row a frame; NaN where a frame has none.
+
+    "size, % of the frame"; "contrast", the distance of its mean colour from that of what surrounds it within 12 px of
+    640, in CIE L*a*b*; "on the road", whether most of the band below it is road or road line; and of the stand-in
+    "distance, m".
+    """
+    data, card = study.split(split), study.root / "frames.json"
+    known = json.loads(card.read_text()) if card.exists() else {}
+    wide, rows = max(round(12 * study.size[1] / 640), 1), []
+    for i, name in enumerate(data.data.names):
+        x, y = (part[0].numpy() for part in data.batch([i], Resize(study.size)))
+        inside, row = y == ANOMALY, {"distance, m": known.get(name, {}).get("metres", np.nan)}
+        around = binary_dilation(inside, iterations=wide) & ~inside & (y != IGNORE)
+        if inside.any() and around.any():
+            colours = rgb2lab(x.transpose(1, 2, 0))
+            row["size, % of the frame"] = 100 * inside.mean()
+            row["contrast"] = float(np.linalg.norm(colours[inside].mean(0) - colours[around].mean(0)))
+            below = y[around & (np.arange(len(y)) >= np.flatnonzero(inside.any(1))[-1])[:, None]]
+            row["on the road"] = float(np.isin(below, DRIVABLE[:2]).mean() > 0.5) if below.size else np.nan
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["size, % of the frame", "distance, m", "contrast", "on the road"])
+
+
 def kinds_of(frame: Frame) -> Tensor:
     """`pixel_kinds` of a frame, `[H, W]`: anomalies, "other", the region of interest, and the predicted one.
 
@@ -109,8 +136,9 @@ class Alarms:
 
     def __init__(self, at: NDArray[np.float64], most: float = np.inf):
         self.at, self.most, self.frames = at, most, 0
-        self.false, self.pixels = np.zeros(len(at)), np.zeros((len(at), 3))
+        self.false: list[list[int]] = [[] for _ in at]  # by threshold, of each frame
         self.sious: list[list[NDArray]] = [[] for _ in at]
+        self.pixels = np.zeros((len(at), 3))
 
     def add(self, score: Tensor, label: Tensor) -> None:
         """One frame, both `[H, W]`; ValueError as `checked`."""
@@ -121,10 +149,10 @@ class Alarms:
         for i, threshold in enumerate(self.at):
             flagged = (score >= threshold) & counted
             siou, ppv = components(flagged, label)
-            self.false[i] += (ppv <= FOUND).sum()
+            self.false[i].append(int((ppv <= FOUND).sum()))
             self.sious[i].append(siou)
             self.pixels[i] += (flagged & truth).sum(), flagged.sum(), truth.sum()
-            if self.false[i] > self.most:
+            if sum(self.false[i]) > self.most:
                 self.at = self.at[:i]
                 break
 
@@ -134,11 +162,34 @@ class Alarms:
         hits, total, true = self.pixels[:n].T
         found = [np.concatenate(s) > FOUND for s in self.sious[:n]]
         return OperatingPoints(
-            self.false[:n] / max(self.frames, 1),
+            np.array([sum(found) for found in self.false[:n]]) / max(self.frames, 1),
             np.array([f.mean() if f.size else np.nan for f in found]),
             np.divide(hits, total, out=np.full(n, np.nan), where=total > 0),
             np.divide(hits, true, out=np.full(n, np.nan), where=true > 0),
         )
+
+    def cases(self, i: int) -> dict[str, int]:
+        """Numbers of the frames that show best what threshold `i` does, of those kinds of which there is one.
+
+        "hit": the anomaly with the largest sIoU, and no false alarm if that can be; "miss": the first frame with
+        anomalies none of which is found, and without a false alarm; "false alarm": the frame with most of them. None
+        for -1, which is no threshold.
+        """
+        if i < 0:
+            return {}
+        best = np.array([siou.max(initial=-1.0) for siou in self.sious[i]])  # -1 without an anomaly
+        false = np.array(self.false[i])
+        hits, misses = np.flatnonzero(best > FOUND), np.flatnonzero((best >= 0) & (best <= FOUND) & (false == 0))
+        found = {"hit": hits[np.lexsort((-best[hits], false[hits]))][:1], "miss": misses[:1]}
+        found["false alarm"] = [false.argmax()] if false.any() else []
+        return {kind: int(frames[0]) for kind, frames in found.items() if len(frames)}
+
+
+def raised(score: Tensor, label: Tensor, threshold: float) -> NDArray[np.bool_]:
+    """What is flagged of a frame, all `[H, W]`, without void and without components that are too small to count."""
+    flagged, smallest = ((score >= threshold) & (label != IGNORE)).cpu().numpy(), round(SMALLEST[1] * label.numel())
+    found, small = segmentation.labelled(flagged, smallest)
+    return flagged & ~small[found]
 
 
 def components(flagged: NDArray[np.bool_], label: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
@@ -332,7 +383,7 @@ class AnomalyStudy:
             **values,
             "first_found": float(before.false_alarms[some[0]]) if some.size else float("nan"),
             "intervals": {key: percentiles(values).tolist() for key, values in drawn.items()},
-            "draws": {key: " ".join(f"{v:.5f}" for v in drawn[key]) for key in PAIRED},
+            "draws": {key: packed(drawn[key]) for key in PAIRED},
             "kinds": pd.Series(report.images[:, 0]).groupby(self.kinds()).mean().to_dict(),
             "towns": {town: measures.measure(pool.curve()) for town, pool in pools.items()},
             "budgets": points,

@@ -17,8 +17,9 @@ from lib import plots
 from lib.data.streethazards import ANOMALY, CLASSES, PALETTE
 from lib.metrics.anomaly import Curve
 from lib.studies.roads import alarms
-from lib.studies.roads.alarms import OperatingPoints
+from lib.studies.roads.alarms import RED, Frame, OperatingPoints
 from lib.studies.roads.experiment import Frames
+from lib.studies.roads.tables import Sides
 
 COLOURS = np.vstack([PALETTE, np.zeros((256 - len(PALETTE), 3), np.uint8)]) / 255  # void is black
 
@@ -120,6 +121,51 @@ def effects(groups: dict[str, dict[str, dict[str, float]]]) -> Figure:
         axis.set_title(title, fontsize=9, loc="left")
         axis.grid(alpha=0.3, axis="x")
     axis.set_xlabel("change of mIoU, points")
+    return figure
+
+
+def courses(rows: list[dict], pairs: dict[str, Sides]) -> Figure:
+    """How effects go with the steps: the difference of each pair's `course`, mean and deviation over seeds."""
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    for name, ((ours, _), (theirs, _)) in pairs.items():
+        sides = [
+            {r["params"]["seed"]: r["metrics"]["course"] for r in rows if r["params"]["treatment"] == treatment}
+            for treatment in (ours, theirs)
+        ]
+        for seed in sides[0].keys() & sides[1].keys():
+            a, b = (side[seed] for side in sides)
+            some = [{"step": int(step), "effect": 100 * (a[step] - b[step])} for step in a if step in b]
+            found.setdefault(name, []).append(some)
+    figure, axis = plt.subplots(figsize=(8.6, 3.4), layout="constrained")
+    plots.curves(axis, found, "effect", "change of mIoU, points")
+    axis.axhline(0, color="black", linewidth=0.8, linestyle=":")
+    figure.legend(loc="outside right upper", fontsize=8)
+    return figure
+
+
+def alarmed(frames: Sequence[Frame], scores: Sequence[Tensor], threshold: float, kinds: Sequence[str]) -> Figure:
+    """Frame, prediction, score and alarms of a few frames, a row a kind such as "hit".
+
+    The score is black where half of these pixels lie and white at the threshold; alarms are components large enough to
+    count, and the anomaly of the ground truth is outlined.
+
+    Args:
+        scores: `[H, W]` of each frame.
+    """
+    truth, images = [frame.label.cpu() for frame in frames], [plots.rgb(frame.image) for frame in frames]
+    low, shown = float(torch.stack(list(scores)).median()), []
+    for image, score, label in zip(images, scores, truth, strict=True):
+        flagged = alarms.raised(score, label, threshold)[..., None]
+        shown.append(np.where(flagged, RED, 0.4 + 0.6 * image.mean(-1, keepdims=True)))
+    columns = {
+        "frame": images,
+        "prediction": [paint(frame.logits.argmax(1)[0].cpu()) for frame in frames],
+        "anomaly score": [((score - low) / (threshold - low)).clamp(0, 1).numpy() for score in scores],
+        "alarms": shown,
+    }
+    figure = panels(columns, kinds, outlined := torch.stack(truth) == ANOMALY)
+    for axis, anomaly in zip(figure.axes[3::4], outlined, strict=True):
+        axis.contour(anomaly, [0.5], colors=[COLOURS[ANOMALY]], linewidths=0.8)
     return figure
 
 

@@ -27,6 +27,7 @@ from lib.studies.roads import tables
 from lib.studies.roads.camvid import COMPONENTS, KEYS, SETS, TREATMENTS, PhotographStudy, Treatments
 
 NAME, STANDIN = "road_photographs", "streethazards"
+SHORT = "screening"  # what trainings of as many steps are called there
 CONTROLS = (*PLACES, "max_logit")
 ABOUT = ("seed", "steps", "lr")
 _PAIRS = {
@@ -35,14 +36,11 @@ _PAIRS = {
     "labels not flipped with the image": ("image_only_flip", "flip", "clean"),
     "degenerate instead of true multi-scale": ("degenerate", "scale", "clean"),
     "degenerate instead of no scaling": ("degenerate", "none", "clean"),
-    "its augmented run - its baseline, its way": ("original_augmented", "original_baseline", "squash_batch4"),
-    "of that, labels mended": ("original_mended", "original_baseline", "squash_batch4"),
-    "of that, windows, colour and blur": ("original_augmented", "original_mended", "squash_batch4"),
-    "the same, judged clean": ("original_augmented", "original_baseline", "clean"),
     "deeper": ("fpn_lite2", "fpn_lite0", "clean"),
     "four times the pixels": ("large window", "small window", "squash_back"),
 }
 EFFECTS: dict[str, tables.Sides] = {name: ((a, how), (b, how)) for name, (a, b, how) in _PAIRS.items()}
+EFFECTS |= dict(list(tables.HEADLINE.items())[:4])
 EFFECTS["judged on squashed frames"] = (("all", "squash"), ("all", "clean"))
 #: The original's findings, the differences that would show them, and their sign if so; the second, that CNNs beat
 #: transformers, is not asked: no transformer's weights are packaged.
@@ -99,7 +97,7 @@ def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> 
     for name in SETS:
         for key in KEYS:
             seeds = [r["metrics"]["scores"] for r in of_set(rows, name)]
-            draws = np.mean([[np.fromstring(s[n]["draws"][key], sep=" ") for n in names] for s in seeds], 0).T
+            draws = np.mean([[intervals.unpacked(s[n]["draws"][key]) for n in names] for s in seeds], 0).T
             values = np.mean([[s[n][key] for n in names] for s in seeds], 0)
             here = [standin[f"score {n}"][key]["mean"] for n in names]
             found[f"scores by {key}, {name}"] = agreement(here, values, draws)
@@ -108,7 +106,7 @@ def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> 
         sides = {t: side for t, side in sides.items() if side[0]}
         means, draws = ([np.mean(list(side[i].values()), 0) for side in sides.values()] for i in (0, 1))
         found["treatments by mIoU"] = agreement(
-            [standin[t]["clean"]["mean"] for t in sides], means, np.transpose(draws)
+            [standin[f"{t}, {SHORT}"]["clean"]["mean"] for t in sides], means, np.transpose(draws)
         )
     return found
 
@@ -187,8 +185,10 @@ def shown(folder: str = "") -> dict[str, pd.DataFrame]:
     columns = [*measures.NAMES, "siou", "ppv", "f1"]
     shown = {"CamVid, mIoU": results.table({"main": found["main"]})}
     shown |= {f"{name}: scores": results.table(s).reindex(columns=columns).fillna("-") for name, s in scores.items()}
-    for name, summary in {"the stand-in": ours, "CamVid": found}.items():
-        shown[f"{name}: effects on mIoU"] = _read(summary, [f"effect {n}" for n in EFFECTS])
+    for name, (summary, how) in {"the stand-in": (ours, f", {SHORT}"), "CamVid": (found, "")}.items():
+        effects = {n: summary.get(f"effect {n}{how}") for n in EFFECTS}
+        effects = {n: effect for n, effect in effects.items() if effect}
+        shown[f"{name}: effects on mIoU"] = _read(effects, list(effects))
     for name in SETS:
         pairs = itertools.product(KEYS, COMPONENTS, CONTROLS)
         shown[f"{name}: against controls"] = _read(found, [f"paired {name} {k} {n} - {c}" for k, n, c in pairs])
@@ -214,7 +214,7 @@ def findings(summary: dict[str, Any]) -> pd.DataFrame:
 
 
 def _ends(draws: str) -> list[float]:
-    return intervals.percentiles(np.fromstring(draws, sep=" ")).tolist()
+    return intervals.percentiles(intervals.unpacked(draws)).tolist()
 
 
 def _read(summary: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:

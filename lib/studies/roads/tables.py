@@ -8,16 +8,29 @@ import pandas as pd
 
 from lib.anomaly import PLACES
 from lib.metrics import anomaly as measures
-from lib.metrics.intervals import difference, holm
+from lib.metrics import intervals
+from lib.metrics.intervals import difference, holm, unpacked
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it is compared with
+
+#: The original's headline as it measured it, in two parts; then the same models judged clean: treatment, baseline, and
+#: the measure of both.
+_HEADLINE = {
+    "its augmented run - its baseline, its way": ("original_augmented", "original_baseline", "squash_batch4"),
+    "of that, labels mended": ("original_mended", "original_baseline", "squash_batch4"),
+    "of that, windows, colour and blur": ("original_augmented", "original_mended", "squash_batch4"),
+    "the same, judged clean": ("original_augmented", "original_baseline", "clean"),
+    "of that, labels mended, clean": ("original_mended", "original_baseline", "clean"),
+    "of that, windows, colour and blur, clean": ("original_augmented", "original_mended", "clean"),
+}
+HEADLINE: dict[str, Sides] = {name: ((a, how), (b, how)) for name, (a, b, how) in _HEADLINE.items()}
 
 
 def values(rows: list[dict], treatment: str, view: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
     """Value and resampled values of a treatment by seed; `view` as in `RoadStudy.trial`."""
     mine = {r["params"]["seed"]: r["metrics"] for r in rows if r["params"]["treatment"] == treatment and r["metrics"]}
     name, batch = (view.removesuffix("_batch4"), "batch_draws") if view.endswith("_batch4") else (view, "draws")
-    return {s: m[view] for s, m in mine.items()}, {s: np.fromstring(m[batch][name], sep=" ") for s, m in mine.items()}
+    return {s: m[view] for s, m in mine.items()}, {s: unpacked(m[batch][name]) for s, m in mine.items()}
 
 
 def effects(rows: list[dict], pairs: dict[str, Sides], images: float = np.inf) -> dict[str, dict[str, float]]:
@@ -78,7 +91,7 @@ def paired(rows: list[dict], key: str, images: float = np.inf, controls: Sequenc
 
     def side(name: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
         values = {seed: scores[name].get(key, np.nan) for seed, scores in by_seed.items()}
-        return values, {s: np.fromstring(scores[name]["draws"][key], sep=" ") for s, scores in by_seed.items()}
+        return values, {s: unpacked(scores[name]["draws"][key]) for s, scores in by_seed.items()}
 
     found = {}
     for name in names:
@@ -117,6 +130,36 @@ def chosen(rows: list[dict]) -> pd.DataFrame:
             row = {"chosen in": town, "by": key, "score": best, "there": here.loc[best, key]}
             found.append(row | {f"{k} elsewhere": v for k, v in reported.items()})
     return pd.DataFrame(found)
+
+
+def by_trait(traits: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Whether frames that have more of a trait have more of a value, a row a trait and value.
+
+    Args:
+        traits: of `alarms.traits`, `[N]` rows; a trait of two values parts frames by them, any other at its median.
+        values: such as the AUROC of each frame by score, `[N]`, NaN where it has none.
+
+    Returns:
+        `cut`, `above` and `up_to`: means of the frames above the cut and of the others; `difference` and its 95 %
+        interval, `low` and `high`, over frames, whose side stays as they are drawn anew; `frames` that have the trait.
+    """
+    rows, one, drawn = {}, np.ones((1, len(traits))), intervals.weights(len(traits))
+    for trait, found in traits.dropna(axis=1, how="all").items():
+        cut = found.dropna().unique().mean() if found.nunique() == 2 else found.median()
+        sides = (found > cut, found <= cut)
+        for name, value in values.items():
+            above, up_to = (_mean(value, side, one)[0] for side in sides)
+            low, high = intervals.percentiles(np.subtract(*(_mean(value, side, drawn) for side in sides)))
+            row = {"cut": cut, "above": above, "up_to": up_to, "difference": above - up_to, "low": low, "high": high}
+            rows[f"{trait}, {name}"] = row | {"frames": int(found.notna().sum())}
+    return pd.DataFrame(rows).T
+
+
+def _mean(values: np.ndarray, some: pd.Series, weights: np.ndarray) -> np.ndarray:
+    """The mean of those of some frames that have a value, for each row of `weights` `[n, N]`."""
+    counted = weights * (some.to_numpy() & np.isfinite(values))
+    with np.errstate(invalid="ignore"):  # none is drawn, or none has a value: NaN
+        return counted @ np.nan_to_num(values) / counted.sum(1)
 
 
 def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:

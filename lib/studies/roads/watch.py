@@ -18,6 +18,7 @@ from lib.studies.roads.alarms import (
     DRIVABLE,
     FOUND,
     RATES,
+    RED,
     Alarms,
     Frame,
     OperatingPoints,
@@ -30,7 +31,6 @@ from lib.studies.roads.experiment import RoadStudy
 
 SCORES = ("heat, no spatial", "vim", "mahalanobis", "knn", "energy", "max_logit")
 REGIONS = ("every pixel", "the road, as labelled", "the road, as predicted")
-RED = np.array([0.95, 0.1, 0.0])
 
 
 class Counted(NamedTuple):

@@ -18,7 +18,7 @@ from lib.studies.roads.experiment import RoadStudy
 
 
 def written() -> dict:
-    """Plain values that the notebook's cells give names to: TREATMENTS, FAULTS, HEADLINE and so on; nothing is run."""
+    """Plain values that the notebook's cells give names to: TREATMENTS, FAULTS and so on; nothing is run."""
     cells = json.loads((ROOT / "notebooks" / "streethazards.ipynb").read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     found = {}
@@ -26,7 +26,6 @@ def written() -> dict:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             with suppress(ValueError):
                 found[node.targets[0].id] = ast.literal_eval(node.value)
-    found["HEADLINE"] = {name: ((a, view), (b, view)) for name, (a, b, view) in found["HEADLINE"].items()}
     return found
 
 

@@ -13,6 +13,7 @@ from lib.data.augment import Resize
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
 from lib.metrics import anomaly as measures
 from lib.metrics.anomaly import Pool
+from lib.metrics.intervals import unpacked
 from lib.studies.roads import alarms
 from lib.studies.roads.alarms import AnomalyStudy, OperatingPoints
 from lib.studies.roads.experiment import frames
@@ -51,6 +52,41 @@ def test_alarms_by_hand():
     score[20, 20] = np.nan
     with pytest.raises(ValueError, match="1 of 1400 scores are not finite"):
         operating_points([(score, label)], np.array([2.5]))
+
+
+def test_cases_are_a_hit_a_miss_and_a_false_alarm():
+    label, frames = torch.zeros(40, 40, dtype=torch.long), []
+    label[10:20, 10:20] = ANOMALY
+    for inside, outside in ((0.0, 0), (0.0, 1), (0.6, 0), (0.9, 1), (0.8, 0), (0.0, 3)):
+        score = torch.zeros(40, 40)
+        score[10 : 10 + round(10 * inside), 10:20] = 1.0
+        for i in range(outside):
+            score[30:34, 12 * i : 12 * i + 4] = 1.0
+        frames.append((score, label))
+    found = alarms.Alarms(np.array([2.0, 0.5]))
+    for score, _ in frames:
+        found.add(score, label)
+    assert found.cases(1) == {"hit": 4, "miss": 0, "false alarm": 5}, "a larger hit has a false alarm beside it"
+    assert found.cases(0) == {"miss": 0}
+    nothing = alarms.Alarms(np.array([0.5]))
+    nothing.add(frames[5][0], torch.zeros_like(label))
+    assert nothing.cases(0) == {"false alarm": 0}, "a frame without an anomaly misses none"
+
+
+def test_what_is_raised_counts():
+    score, label = torch.zeros(100, 100), torch.zeros(100, 100, dtype=torch.long)
+    score[10, 10], score[20:22, 20:22], score[50:60, 50:60] = 1.0, 1.0, 1.0
+    label[50:55] = IGNORE
+    shown = alarms.raised(score, label, 0.5)
+    assert shown.sum() == 4 + 50 and not shown[10, 10], "one pixel of 10,000 is less than 0.025 %"
+
+
+def test_traits_of_an_anomaly(study):
+    found = alarms.traits(study, "test")
+    assert len(found) == 4 and found["distance, m"].isna().all()
+    assert found["size, % of the frame"].to_numpy() == pytest.approx(100 * 8 * 12 / (48 * 80), abs=0.3)
+    assert (found["contrast"] > 10).all() and found["on the road"].isin([0, 1]).all()
+    assert alarms.traits(study, "validation").isna().all(axis=None), "no anomaly, nothing to tell"
 
 
 def test_flagging_most_of_a_frame_is_a_false_alarm():
@@ -151,7 +187,7 @@ def test_a_score_that_knows_is_perfect_and_one_that_does_not_is_chance(study, pa
     assert best["auroc_region"] > 0.8 and 0 < best["anomalies_in_predicted_region"] <= 1
     assert best["intervals"]["auroc_pooled"][0] <= best["auroc_pooled"] and set(best["kinds"]) == {"cow", "t5", "t6"}
     assert best["crossed"]["open_miou"] > 0.5 and set(best["towns"]) == {"t5", "t6"}
-    assert guess["budgets"].keys() == {"0.1", "0.5", "1", "2"} and len(best["draws"]["aupr_pooled"].split()) == 20
+    assert guess["budgets"].keys() == {"0.1", "0.5", "1", "2"} and len(unpacked(best["draws"]["aupr_pooled"])) == 20
     assert found["test"].keys() >= {"miou", "miou_published", "low"} and found["train"]["miou"] > 0.8
     assert json.loads(json.dumps(found, default=float))["scores"].keys() == scores.keys()
 

@@ -10,6 +10,7 @@ from torch import nn
 from lib import sweeps
 from lib.data.augment import Resize
 from lib.data.streethazards import IGNORE
+from lib.metrics.intervals import unpacked
 from lib.models.segmenters import Segmenter
 from lib.studies.roads import experiment, tables
 from lib.studies.roads.experiment import Frames, RoadStudy, resampled, step_memory
@@ -73,11 +74,18 @@ def test_a_trial_is_a_function_of_its_parameters(study, notebook, tmp_path, monk
     for key in ("clean", "squash", "own", "clean_batch4", "train", "loss", "memory_mb"):
         assert first[key] == pytest.approx(again[key], rel=1e-6)
     assert first["loss"] != rows[1]["metrics"]["loss"]
-    assert first["parameters"] == 3_300_829 and len(first["draws"]["clean"].split()) == 200
+    assert first["parameters"] == 3_300_829 and len(unpacked(first["draws"]["clean"])) == 200
     assert first["iou"].keys() >= {"road", "unlabeled"} and "anomaly" not in first["iou"]
     known = study.data(**grid[0])
     assert "40x24" in known and "validation n=3" in known and known.endswith("from random weights")
     assert known != study.data() == study.data(pretrained=True) and "test n=4" in study.data("test")
+
+
+def test_looks_on_the_way_change_nothing(study):
+    short = {"seed": 0, "steps": 4, "lr": 1e-3, "crop": [32, 32], "pretrained": False}
+    without, looked = (study.trial({"flip": "joint"}, looks=looks, **short) for looks in (0, 2))
+    assert without["course"] == {} and list(looked["course"]) == ["2", "4"]
+    assert looked["course"]["4"] == looked["clean"] == without["clean"] and looked["loss"] == without["loss"]
 
 
 def test_worker_processes_make_the_same_batches(study, notebook):

@@ -77,6 +77,40 @@ def test_scores_are_stretched_over_all_frames():
     assert found.min() == 0 and found.max() == 1 and found[0].max() < 0.5 < found[1].min() + 0.02
 
 
+def test_alarms_are_red_and_anomalies_outlined(scene):
+    scores, truth = scene
+    scores[:, 5:10, 5:12], scores[0, 15:18, 20:24] = 9.0, 9.0
+    made = [
+        alarms.Frame(i, "t5", torch.rand(3, 20, 30), torch.randn(1, 13, 20, 30), (), label)
+        for i, label in enumerate(truth)
+    ]
+    axes = figures.alarmed(made, list(scores), 8.0, ["hit", "miss", "false alarm"]).axes
+    shown = axes[3].images[0].get_array()
+    assert np.allclose(shown[6, 6], alarms.RED) and np.allclose(shown[16, 21], alarms.RED)
+    assert not np.allclose(shown[12, 2], alarms.RED) and not np.allclose(
+        axes[7].images[0].get_array()[16, 21], alarms.RED
+    )
+    assert [len(axis.collections) for axis in axes[:4]] == [0, 0, 1, 1]
+    assert axes[2].images[0].get_array()[6, 6] == 1 and axes[4].get_ylabel() == "miss"
+
+
+def test_a_course_is_the_difference_at_each_step():
+    course = lambda *values: {str(10 * (i + 1)): v for i, v in enumerate(values)}  # noqa: E731
+    rows = [
+        {"params": {"treatment": t, "seed": s}, "metrics": {"course": course(*values)}}
+        for t, s, values in (
+            ("flip", 1, (0.2, 0.6)),
+            ("none", 0, (0.1, 0.3)),
+            ("flip", 0, (0.2, 0.4)),
+            ("none", 1, (0.2, 0.4)),
+        )
+    ]
+    pairs = {"flip": (("flip", "clean"), ("none", "clean")), "blur": (("blur", "clean"), ("none", "clean"))}
+    axis = figures.courses(rows, pairs).axes[0]
+    assert axis.lines[0].get_xdata().tolist() == [10, 20]
+    assert axis.lines[0].get_ydata() == pytest.approx([5, 15]) and len(axis.lines) == 2, "blur has no rows"
+
+
 def test_outlines_of_crops_are_their_fields_of_view():
     """True scaling changes the field of view and the original's crop does not."""
     image = torch.randint(0, 255, (3, 180, 320), dtype=torch.uint8)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lib.data import camvid as data
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
-from lib.studies.roads import camvid, photographs
+from lib.studies.roads import camvid, photographs, tables
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_images_keep_their_shape_and_what_is_ignored(folder):
 def test_treatments_are_those_of_the_notebook(notebook):
     theirs = notebook["TREATMENTS"]
     assert {t: theirs[t] for t in camvid.TREATMENTS} == camvid.TREATMENTS
-    shared = {n: s for n, s in (notebook["FAULTS"] | notebook["HEADLINE"]).items() if n in photographs.EFFECTS}
+    shared = {n: s for n, s in (notebook["FAULTS"] | tables.HEADLINE).items() if n in photographs.EFFECTS}
     assert len(shared) == 8 and shared == {n: photographs.EFFECTS[n] for n in shared}
 
 

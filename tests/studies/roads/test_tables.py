@@ -3,16 +3,18 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lib import sweeps
 from lib.data.streethazards import CLASSES
 from lib.metrics import anomaly as measures
+from lib.metrics.intervals import packed
 from lib.studies.roads import tables
 
 
 def row(treatment, seed, clean, squash_batch4=0.2):
-    text = lambda v: " ".join(f"{v + 0.001 * i:.5f}" for i in range(5))  # noqa: E731
+    text = lambda v: packed(v + 0.001 * np.arange(5))  # noqa: E731
     values = {"clean": clean, "squash": 0.3, "own": 0.4, "clean_batch4": 0.25, "squash_batch4": squash_batch4}
     metrics = values | {
         "train": clean + 0.1,
@@ -72,7 +74,7 @@ def test_p_is_corrected_for_the_number_of_effects():
 
 
 def test_every_pair_names_treatments_and_views_that_exist(notebook):
-    for sides in [*notebook["FAULTS"].values(), *notebook["HEADLINE"].values()]:
+    for sides in [*notebook["FAULTS"].values(), *tables.HEADLINE.values()]:
         for treatment, view in sides:
             assert treatment in notebook["TREATMENTS"] and view in row("x", 0, 0.1)["metrics"]
 
@@ -81,7 +83,7 @@ def test_the_headline_is_measured_the_original_way(notebook):
     rows = [row("original_augmented", s, 0.1, 0.5) for s in (0, 1)] + [
         row("original_baseline", s, 0.9, 0.37) for s in (0, 1)
     ]
-    found = tables.effects(rows, notebook["HEADLINE"])
+    found = tables.effects(rows, tables.HEADLINE)
     assert found["its augmented run - its baseline, its way"]["effect"] == pytest.approx(0.13)
 
 
@@ -118,6 +120,22 @@ def test_cases_are_ranked_by_aupr():
         tables.ranked(np.full(3, np.nan))
 
 
+def test_groups_of_frames_are_told_apart_by_what_differs():
+    size = np.arange(20.0)
+    easy = np.where(size > 9.5, 0.9, 0.6) + 0.01 * (size % 2)
+    easy[3] = np.nan  # a frame without an anomaly has no AUROC
+    surface = pd.Series(np.where(np.arange(20) % 2, 1.0, 0.0)).where(size != 0)
+    traits = pd.DataFrame({"size": size, "road": surface, "distance": np.nan})
+    found = tables.by_trait(traits, {"msp": easy})
+    assert list(found.index) == ["size, msp", "road, msp"], "what no frame has is left out"
+    assert found["cut"].tolist() == [9.5, 0.5] and found["frames"].tolist() == [20, 19]
+    size, road = found.loc["size, msp"], found.loc["road, msp"]
+    assert size["above"] == pytest.approx(0.905) and size["up_to"] == pytest.approx(np.nanmean(easy[:10]))
+    assert size["difference"] == pytest.approx(size["above"] - size["up_to"])
+    assert 0.29 < size["low"] < size["difference"] < size["high"] < 0.32
+    assert road["low"] < 0 < road["high"], "sides of the road share what size decides"
+
+
 def test_a_score_by_every_rule():
     curve = measures.exact_curve([0.9, 0.8, 0.7, 0.1], [True, False, True, False])
     values = {f"{key}_per_image": i for i, key in enumerate(("aupr", "auroc", "fpr95"))}
@@ -133,7 +151,7 @@ def judged(seed, auroc, towns=None):
     scores = {
         name: {
             "auroc_pooled": value,
-            "draws": {"auroc_pooled": " ".join(f"{v:.5f}" for v in value + noise)},
+            "draws": {"auroc_pooled": packed(value + noise)},
             "towns": {t: {"auroc": v, "aupr": 1 - v} for t, v in (towns or {}).get(name, {}).items()},
         }
         for name, value in auroc.items()
