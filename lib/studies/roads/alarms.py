@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, find_objects
 from skimage.color import rgb2lab
 from torch import Tensor, nn
 
@@ -93,14 +93,18 @@ def traits(study: RoadStudy, split: str) -> pd.DataFrame:
     wide, rows = max(round(12 * study.size[1] / 640), 1), []
     for i, name in enumerate(data.data.names):
         x, y = (part[0].numpy() for part in data.batch([i], Resize(study.size)))
-        inside, row = y == ANOMALY, {"distance, m": known.get(name, {}).get("metres", np.nan)}
-        around = binary_dilation(inside, iterations=wide) & ~inside & (y != IGNORE)
-        if inside.any() and around.any():
-            colours = rgb2lab(x.transpose(1, 2, 0))
-            row["size, % of the frame"] = 100 * inside.mean()
-            row["contrast"] = float(np.linalg.norm(colours[inside].mean(0) - colours[around].mean(0)))
-            below = y[around & (np.arange(len(y)) >= np.flatnonzero(inside.any(1))[-1])[:, None]]
-            row["on the road"] = float(np.isin(below, DRIVABLE[:2]).mean() > 0.5) if below.size else np.nan
+        row = {"distance, m": known.get(name, {}).get("metres", np.nan)}
+        for box in find_objects((y == ANOMALY).astype(int)):  # one, of all its pixels, or none
+            row["size, % of the frame"] = 100 * (y == ANOMALY).mean()
+            near = tuple(slice(max(side.start - wide, 0), side.stop + wide) for side in box)
+            x, y = x[:, *near], y[near]
+            inside = y == ANOMALY
+            around = binary_dilation(inside, iterations=wide) & ~inside & (y != IGNORE)
+            if around.any():
+                colours = rgb2lab(x.transpose(1, 2, 0))
+                row["contrast"] = float(np.linalg.norm(colours[inside].mean(0) - colours[around].mean(0)))
+                below = y[around & (np.arange(len(y)) >= np.flatnonzero(inside.any(1))[-1])[:, None]]
+                row["on the road"] = float(np.isin(below, DRIVABLE[:2]).mean() > 0.5) if below.size else np.nan
         rows.append(row)
     return pd.DataFrame(rows, columns=["size, % of the frame", "distance, m", "contrast", "on the road"])
 

@@ -27,7 +27,6 @@ from lib.studies.roads import tables
 from lib.studies.roads.camvid import COMPONENTS, KEYS, SETS, TREATMENTS, PhotographStudy, Treatments
 
 NAME, STANDIN = "road_photographs", "streethazards"
-SHORT = "screening"  # what trainings of as many steps are called there
 CONTROLS = (*PLACES, "max_logit")
 ABOUT = ("seed", "steps", "lr")
 _PAIRS = {
@@ -54,7 +53,7 @@ FINDINGS = {
     ),
 }
 #: What is measured where nothing else is asked for.
-PLAN: dict[str, Any] = {"seeds": (0, 1, 2), "steps": 1200, "short": 120, "network": "fpn_lite0"}
+PLAN: dict[str, Any] = {"seeds": (0, 1, 2), "steps": 2400, "short": 120, "network": "fpn_lite0"}
 PLAN |= {"size": (360, 480), "crop": (240, 320), "window": (128, 128)}
 
 
@@ -106,7 +105,7 @@ def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> 
         sides = {t: side for t, side in sides.items() if side[0]}
         means, draws = ([np.mean(list(side[i].values()), 0) for side in sides.values()] for i in (0, 1))
         found["treatments by mIoU"] = agreement(
-            [standin[f"{t}, {SHORT}"]["clean"]["mean"] for t in sides], means, np.transpose(draws)
+            [standin[t]["clean"]["mean"] for t in sides], means, np.transpose(draws)
         )
     return found
 
@@ -185,10 +184,8 @@ def shown(folder: str = "") -> dict[str, pd.DataFrame]:
     columns = [*measures.NAMES, "siou", "ppv", "f1"]
     shown = {"CamVid, mIoU": results.table({"main": found["main"]})}
     shown |= {f"{name}: scores": results.table(s).reindex(columns=columns).fillna("-") for name, s in scores.items()}
-    for name, (summary, how) in {"the stand-in": (ours, f", {SHORT}"), "CamVid": (found, "")}.items():
-        effects = {n: summary.get(f"effect {n}{how}") for n in EFFECTS}
-        effects = {n: effect for n, effect in effects.items() if effect}
-        shown[f"{name}: effects on mIoU"] = _read(effects, list(effects))
+    for name, summary in {"the stand-in": ours, "CamVid": found}.items():
+        shown[f"{name}: effects on mIoU"] = _read(summary, [f"effect {n}" for n in EFFECTS])
     for name in SETS:
         pairs = itertools.product(KEYS, COMPONENTS, CONTROLS)
         shown[f"{name}: against controls"] = _read(found, [f"paired {name} {k} {n} - {c}" for k, n, c in pairs])
