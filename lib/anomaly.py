@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from pytorch_ood.detector import EnergyBased, Entropy, MaxLogit, MaxSoftmax
+from pytorch_ood.detector import EnergyBased, Entropy, MaxLogit
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, interpolate, max_pool2d, normalize, one_hot, pad
@@ -343,10 +343,19 @@ def heat(
     return (values * weights).sum(0) / weights.sum(0)
 
 
+def softmax_doubt(logits: Tensor) -> Tensor:
+    """log(1 - max p), which orders pixels as -max p does (Hendrycks and Gimpel 2017, arXiv:1610.02136); `[B, H, W]`.
+
+    It tells confident pixels apart, whose p are so near to 1 that what counts scores in bins takes them for equal.
+    """
+    others = logits.scatter(1, logits.argmax(1, keepdim=True), float("-inf"))
+    return others.logsumexp(1) - logits.logsumexp(1)
+
+
 Score = Callable[[Tensor, Sequence[Tensor], Statistics], Tensor]
 #: Every score under the name of its row in a table: functions of logits, features and statistics, `[B, H, W]`.
 SCORES: dict[str, Score] = {
-    "msp": lambda z, f, s: MaxSoftmax.score(z),
+    "msp": lambda z, f, s: softmax_doubt(z),
     "max_logit": lambda z, f, s: MaxLogit.score(z),
     "energy": lambda z, f, s: EnergyBased.score(z),
     "entropy": lambda z, f, s: Entropy.score(z),

@@ -90,7 +90,8 @@ class CamVid(Pairs):
     Args:
         root: the folder with one of: `train.txt`, `val.txt` and `test.txt`, whose lines name an image and its label;
             `train`, `val` and `test` beside `trainannot` and so on; the same beside `train_labels` and so on, colours
-            in NAME_L.png; or `701_StillsRaw_full` and `LabeledApproved_full`, the original.
+            in NAME_L.png; or `701_StillsRaw_full` and `LabeledApproved_full`, the original. Where labels are colours,
+            the split of a frame goes by its name, whatever folder it lies in.
         split: train, validation or test.
 
     Attributes:
@@ -112,10 +113,12 @@ class CamVid(Pairs):
         elif (root / f"{folder}annot").is_dir():
             pairs = paired(found(root / folder, root), found(root / f"{folder}annot", root))
         elif (root / f"{folder}_labels").is_dir():
-            pairs = paired(found(root / folder, root), found(root / f"{folder}_labels", root, "_L"))
+            folders = [name for name, _ in SPLITS.values() if (root / f"{name}_labels").is_dir()]
+            sides = [(found(root / name, root), found(root / f"{name}_labels", root, "_L")) for name in folders]
+            pairs = [pair for some in sides for pair in paired(*some) if _split_of(pair[0]) == split]
         elif (root / "LabeledApproved_full").is_dir():
             every = paired(found(root / "701_StillsRaw_full", root), found(root / "LabeledApproved_full", root, "_L"))
-            pairs = [pair for pair in every if _split_of(pair[0].stem) == split]
+            pairs = [pair for pair in every if _split_of(pair[0]) == split]
         if not pairs:
             raise DataError(f"{root} holds no {split} frames of CamVid; data/README.md says what goes where")
         super().__init__(root, "camvid", split, pairs)
@@ -185,12 +188,18 @@ def _listed(index: Path, root: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _split_of(name: str) -> str:
-    """The split that SegNet put a frame of the original in."""
-    sequence, number = name.partition("_")[0], int("0" + "".join(c for c in name.partition("_")[2] if c.isdigit()))
+def _split_of(path: Path) -> str:
+    """The split that SegNet put a frame of the original in, whatever folder a copy has it in.
+
+    DataError for a name of none of the four sequences.
+    """
+    sequence, _, rest = path.stem.partition("_")
+    if sequence not in ("0001TP", "0006R0", "0016E5", "Seq05VD"):
+        raise DataError(f"{path} is named after no sequence of CamVid, so its split is unknown; write lists of pairs")
+    number = int("0" + "".join(c for c in rest if c.isdigit()))
     if sequence == "Seq05VD" or (sequence == "0001TP" and number >= 8550):
         return "test"
-    return "validation" if sequence == "0016E5" and number % 2 else "train"
+    return "validation" if sequence == "0016E5" and number % 2 and number >= 7959 else "train"
 
 
 def check(root: str | Path, splits: dict[str, Callable[[Path], Pairs]], classes: dict[int, str]) -> list[str]:
@@ -222,6 +231,8 @@ def check(root: str | Path, splits: dict[str, Callable[[Path], Pairs]], classes:
             sizes.add(f"{image.shape[2]} x {image.shape[1]}")
             pixels += np.bincount(label.flatten(), minlength=256)
         due = f" (the published split has {data.published})" if hasattr(data, "published") else ""
+        if len(data) != getattr(data, "published", len(data)):
+            problems.append(f"{split}: {len(data)} images, the published split has {data.published}")
         print(f"{split}: {len(data)} images{due}\n  {', '.join(sorted(sizes))} px; {data.fingerprint}")
         shares = (f"{name} {100 * pixels[i] / max(pixels.sum(), 1):.2f}" for i, name in classes.items())
         print("  % of pixels: " + ", ".join(shares))

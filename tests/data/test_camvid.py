@@ -13,7 +13,7 @@ from lib.data.streethazards import IGNORE
 from lib.files import DataError
 
 NAMES = {
-    "train": ("0001TP_006690", "0006R0_f00930", "0016E5_00390"),
+    "train": ("0001TP_006690", "0006R0_f00930", "0016E5_00390", "0016E5_00901"),
     "validation": ("0016E5_07959",),
     "test": ("0001TP_008550", "Seq05VD_f00000"),
 }
@@ -64,6 +64,34 @@ def test_the_palette_has_32_colours_and_no_other():
     colours = [colour for group in COLOURS for colour in group]
     assert len(COLOURS) == len(CLASSES) + 1 and len(colours) == len({*colours}) == 32
     assert of_colours(np.array([[[128, 64, 128], [1, 2, 3], [0, 0, 0]]], np.uint8)).tolist() == [[3, IGNORE, VOID]]
+    some = {
+        "LaneMkgsDriv": (128, 0, 192),
+        "SUVPickupTruck": (64, 128, 192),
+        "Sky": (128, 128, 128),
+        "Child": (192, 128, 64),
+    }
+    some |= {
+        "Column_Pole": (192, 192, 128),
+        "Bicyclist": (0, 128, 192),
+        "Wall": (64, 192, 0),
+        "Truck_Bus": (192, 128, 192),
+    }
+    due = ["Road", "Car", "Sky", "Pedestrian", "Pole", "Bicyclist", "Building", "Car"]
+    ids = of_colours(np.array([list(some.values())], np.uint8))[0]
+    assert [CLASSES[i].title() for i in ids] == due, "of the published palette, as SegNet merged it"
+
+
+def test_coloured_frames_have_the_published_split_whatever_folder_they_lie_in(tmp_path):
+    make(tmp_path, "colour folders")
+    for folder in ("", "_labels"):
+        for path in list((tmp_path / f"test{folder}").iterdir()):
+            path.rename(tmp_path / f"train{folder}" / path.name)
+    assert [Path(name).stem for name in CamVid(tmp_path, "test").names] == list(NAMES["test"])
+    assert len(CamVid(tmp_path, "train")) == len(NAMES["train"])
+    for path in ((tmp_path / "val" / "a_1.png"), (tmp_path / "val_labels" / "a_1_L.png")):
+        Image.fromarray(np.zeros((H, W, 3), np.uint8)).save(path)
+    with pytest.raises(DataError, match=r"a_1.png is named after no sequence of CamVid"):
+        CamVid(tmp_path)
 
 
 def test_a_fingerprint_changes_with_a_pixel(tmp_path):
@@ -126,9 +154,10 @@ def test_a_file_that_is_not_what_it_should_be_is_named(tmp_path, capsys, how, la
         CamVid(tmp_path)[1]
     assert str(label) in str(error.value) and "\n" not in str(error.value)
     parts = {split: lambda root, split=split: CamVid(root, split) for split in SPLITS}
-    assert check(tmp_path, parts, {}) == [str(error.value)]
+    found = check(tmp_path, parts, {})
+    assert found[0] == str(error.value) and "train: 4 images, the published split has 367" in found
     said = capsys.readouterr().out
-    assert "1 problems" in said and "images (the published split has 101)" in said
+    assert "4 problems" in said and "images (the published split has 101)" in said
 
 
 @pytest.mark.parametrize("make_it", [os.mkfifo, os.mkdir, lambda path: os.symlink("absent", path)])

@@ -84,9 +84,9 @@ class Ensemble(nn.Module):
 def traits(study: RoadStudy, split: str) -> pd.DataFrame:
     """What may make an anomaly hard to find, a row a frame; NaN where a frame has none.
 
-    "size, % of the frame"; "contrast", the distance of its mean colour from that of what surrounds it within 12 px of
-    640, in CIE L*a*b*; "on the road", whether most of the band below it is road or road line; and of the stand-in
-    "distance, m".
+    "size, % of the frame"; "contrast", the distance of its mean colour from that of what surrounds it within 12 steps
+    of a pixel (of 640 a row), in CIE L*a*b*; "on the road", whether most of what surrounds it below its lowest pixel is
+    road or road line; and of the stand-in "distance, m".
     """
     data, card = study.split(split), study.root / "frames.json"
     known = json.loads(card.read_text()) if card.exists() else {}
@@ -103,7 +103,7 @@ def traits(study: RoadStudy, split: str) -> pd.DataFrame:
             if around.any():
                 colours = rgb2lab(x.transpose(1, 2, 0))
                 row["contrast"] = float(np.linalg.norm(colours[inside].mean(0) - colours[around].mean(0)))
-                below = y[around & (np.arange(len(y)) >= np.flatnonzero(inside.any(1))[-1])[:, None]]
+                below = y[around & (np.arange(len(y)) > np.flatnonzero(inside.any(1))[-1])[:, None]]
                 row["on the road"] = float(np.isin(below, DRIVABLE[:2]).mean() > 0.5) if below.size else np.nan
         rows.append(row)
     return pd.DataFrame(rows, columns=["size, % of the frame", "distance, m", "contrast", "on the road"])
@@ -175,9 +175,9 @@ class Alarms:
     def cases(self, i: int) -> dict[str, int]:
         """Numbers of the frames that show best what threshold `i` does, of those kinds of which there is one.
 
-        "hit": the anomaly with the largest sIoU, and no false alarm if that can be; "miss": the first frame with
-        anomalies none of which is found, and without a false alarm; "false alarm": the frame with most of them. None
-        for -1, which is no threshold.
+        "hit": of the frames with an anomaly that is found those with fewest false alarms, and of these the one with
+        the largest sIoU; "miss": the first frame with anomalies none of which is found, and without a false alarm;
+        "false alarm": the frame with most of them. None for -1, which is no threshold.
         """
         if i < 0:
             return {}
@@ -196,10 +196,12 @@ def raised(score: Tensor, label: Tensor, threshold: float) -> NDArray[np.bool_]:
     return flagged & ~small[found]
 
 
-def components(flagged: NDArray[np.bool_], label: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
-    """`segmentation.components` of the anomalies and of what is flagged `[H, W]`, without those below `SMALLEST`."""
-    smallest = [max(1, round(share * label.size)) for share in SMALLEST]
-    return segmentation.components(label == ANOMALY, flagged, label == IGNORE, *smallest)
+def components(
+    flagged: NDArray[np.bool_], label: NDArray[np.int64], smallest: Sequence[float] = SMALLEST
+) -> tuple[NDArray, NDArray]:
+    """`segmentation.components` of the anomalies and of what is flagged `[H, W]`, without those that are smaller."""
+    least = [max(1, round(share * label.size)) for share in smallest]
+    return segmentation.components(label == ANOMALY, flagged, label == IGNORE, *least)
 
 
 def thresholds(curve: Curve) -> NDArray[np.float64]:
@@ -227,6 +229,7 @@ class Judged:
     seen: dict[str, Alarms] = field(default_factory=dict)  # the same thresholds on the held-out split
     found: dict[str, Evaluation] = field(default_factory=dict)  # by score, pooled by town
     crossed: dict[str, dict[str, float]] = field(default_factory=dict)
+    smallest: Sequence[float] = SMALLEST  # of components that count
 
     def confuse(self, split: str, frame: Frame) -> None:
         """Count one image `[C+1, C+1]`: of the anomaly, the last, it says for what it is taken."""
@@ -251,7 +254,7 @@ class Judged:
                 (recall, best), score = at[key], scores[key[0]].cpu().numpy()
                 labels = segmentation.open_labels(predicted, score, recall, ANOMALY)
                 counts[key] += segmentation.confusion(label, labels, KNOWN + 1)
-                parts[key].append(components(score >= best, label))
+                parts[key].append(components(score >= best, label, self.smallest))
         rows = defaultdict(list)
         for key in at:
             seen = segmentation.component_summary(*map(np.concatenate, zip(*parts[key], strict=True)))

@@ -38,9 +38,11 @@ STREET_IDS[: len(camvid.CLASSES)] = torch.tensor([STREETS.index(SAME.get(c, c)) 
 MOVERS = [STREETS.index(name) for name in ("car", "pedestrian", "other")]
 SETS = ("road_anomaly", "road_obstacle_21", "fishyscapes_static")
 KEYS = ("auroc_pooled", "aupr_pooled")
+HALVES = ("first", "second")
 DRAWS = 200  # of the images of a set
-#: Scores of which components are looked for, at the threshold that is best in the other half of a set.
-COMPONENTS = ("max_logit", "energy", "mahalanobis", "knn", "vim", "heat, no spatial", "heat_original")
+#: Smallest true and predicted components that count, as shares of an image; SegmentMeIfYouCan has 10 and 50 px of 2 MP
+#: for its obstacles, and elsewhere 100 and 500.
+SMALLEST = {"road_obstacle_21": (5e-6, 2.5e-5)}
 
 SCALE = (0.5, 2.0)
 #: Some of the notebook's treatments, under its names.
@@ -93,10 +95,10 @@ class PhotographStudy(RoadStudy):
     def scenes(self, name: str, model: nn.Module | None = None) -> Iterator[Frame]:
         """What a model says of every image of a set with anomalies, at the height that the study judges at.
 
-        Every second one is "even", the others are "odd": the town of a frame, so that thresholds and places of one half
-        can be used in the other. Without a model there are labels only. A frame has its image float32 `[3, H, W]` in
-        0..1, logits `[1, C, H, W]`, features, and label int64 `[H, W]` with `ANOMALY` and `IGNORE`. DataError as of
-        `RoadAnomaly`.
+        The first half of them, by name, is "first", the others are "second": the town of a frame, so that thresholds
+        and places of one half can be used in the other; most images of one scene are neighbours. Without a model there
+        are labels only. A frame has its image float32 `[3, H, W]` in 0..1, logits `[1, C, H, W]`, features, and label
+        int64 `[H, W]` with `ANOMALY` and `IGNORE`. DataError as of `RoadAnomaly`.
         """
         data = RoadAnomaly(self.root.parent / name)
         for i in range(len(data)):
@@ -108,7 +110,7 @@ class PhotographStudy(RoadStudy):
             x, y = x.float() / 255, y.long()
             where = next(model.parameters()).device if model else "cpu"
             said = model.outputs(x[None].to(where)) if model else (torch.empty(0), ())
-            yield Frame(i, ("even", "odd")[i % 2], x, *said, y.to(where))
+            yield Frame(i, HALVES[2 * i // len(data)], x, *said, y.to(where))
 
     def treated(self, treatment: str, **settings: Any) -> dict[str, Any]:
         """`RoadStudy.trial` of one of `TREATMENTS`."""
@@ -140,10 +142,10 @@ class PhotographStudy(RoadStudy):
         }
 
     def places(self, name: str) -> dict[str, Tensor]:
-        """Of each half of a set, where anomalies are in the other: `[H, W]` of `size`, 0..1, by "odd" and "even"."""
-        found: dict[str, list[Tensor]] = {"odd": [], "even": []}
+        """Of each half of a set, where anomalies are in the other: `[H, W]` of `size`, 0..1, by `HALVES`."""
+        found: dict[str, list[Tensor]] = {half: [] for half in HALVES}
         for frame in self.scenes(name):
-            other = "odd" if frame.town == "even" else "even"
+            (other,) = {*HALVES} - {frame.town}
             found[other].append(resized((frame.label == ANOMALY).float()[None], self.size)[0])
         return {town: anomaly.smoothed(torch.stack(maps).mean(0)) for town, maps in found.items() if maps}
 
@@ -167,13 +169,13 @@ class PhotographStudy(RoadStudy):
             kinds = pixel_kinds(frame.label, ANOMALY, (IGNORE,))
             for n, score in scores.items():
                 found[n].add(score, kinds, frame.town)
-        parts = Judged(found={n: found[n] for n in COMPONENTS})
-        parts.cross(run(COMPONENTS))
+        parts = Judged(found=found, smallest=SMALLEST.get(name, alarms.SMALLEST))
+        parts.cross(run(list(SCORES)))
         rows = {}
         for n, evaluation in found.items():
-            report = evaluation.report("all")
+            report = evaluation.report("all", rule="nearest")
             drawn = report.draws(DRAWS)
-            rows[n] = report.values | {k: v for k, v in parts.crossed.get(n, {}).items() if k != "open_miou"}
+            rows[n] = report.values | {k: v for k, v in parts.crossed[n].items() if k != "open_miou"}
             rows[n]["intervals"] = {key: intervals.percentiles(drawn[key]).tolist() for key in measures.NAMES}
             rows[n]["draws"] = {key: intervals.packed(drawn[key]) for key in KEYS}
         return rows

@@ -185,6 +185,31 @@ def curves(found: dict[str, Curve]) -> Figure:
     return figure
 
 
+def orders(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> Figure:
+    """AUROC of each score (rows, in the order of the first set) on each set (columns), 95 % over images.
+
+    Args:
+        found: by set and score, measures with their mean over seeds; names that begin with "place" are lines.
+    """
+    first, *_ = found.values()
+    mean = lambda measures, end="": measures[f"auroc_pooled{end}"]["mean"]  # noqa: E731
+    names = sorted((n for n in first if not n.startswith("place")), key=lambda n: mean(first[n]))
+    layout = {"layout": "constrained", "sharey": True}
+    figure, axes = plt.subplots(1, len(found), figsize=(9.6, 0.19 * len(names) + 1.2), **layout)
+    for axis, (title, scores) in zip(axes, found.items(), strict=True):
+        low, high = ([mean(scores[n], end) for n in names] for end in ("_low", "_high"))
+        axis.hlines(range(len(names)), low, high, color="#88CCEE", linewidth=2)
+        axis.plot([mean(scores[n]) for n in names], range(len(names)), "o", color="#332288", markersize=4)
+        for name, style in (("place_train", ":"), ("place_other_town", "--")):
+            axis.axvline(mean(scores[name]), color="#CC6677", linestyle=style, label=name)
+        axis.set(yticks=range(len(names)), xlabel="AUROC, pixels")
+        axis.set_yticklabels(names, fontsize=8)
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
 def stretched(scores: Tensor, curve: Curve) -> Tensor:
     """Scores `[N, H, W]` in 0..1, from the 1st to the 99.5th percentile of all pixels of a split, by their curve."""
     above = np.cumsum(curve.anomalies + curve.others)

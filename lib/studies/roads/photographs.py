@@ -24,7 +24,7 @@ from lib.files import DataError
 from lib.metrics import anomaly as measures
 from lib.metrics import intervals
 from lib.studies.roads import tables
-from lib.studies.roads.camvid import COMPONENTS, KEYS, SETS, TREATMENTS, PhotographStudy, Treatments
+from lib.studies.roads.camvid import KEYS, SETS, TREATMENTS, PhotographStudy, Treatments
 
 NAME, STANDIN = "road_photographs", "streethazards"
 CONTROLS = (*PLACES, "max_logit")
@@ -41,17 +41,15 @@ _PAIRS = {
 EFFECTS: dict[str, tables.Sides] = {name: ((a, how), (b, how)) for name, (a, b, how) in _PAIRS.items()}
 EFFECTS |= dict(list(tables.HEADLINE.items())[:4])
 EFFECTS["judged on squashed frames"] = (("all", "squash"), ("all", "clean"))
-#: The original's findings, the differences that would show them, and their sign if so; the second, that CNNs beat
-#: transformers, is not asked: no transformer's weights are packaged.
+#: The original's findings that differences can show, and whether it says that something is better, or no better. That
+#: CNNs beat transformers, its second, is not asked: no transformer's weights are packaged.
 FINDINGS = {
-    "1. its multi-scale crop lifts mIoU": (["effect degenerate instead of no scaling"], 1),
-    "3. deeper is not better": (["effect deeper"], -1),
-    "4. more resolution does not help": (["effect four times the pixels"], -1),
-    "5. HEAT has more AUPR than maximum logit": (
-        [f"paired {s} aupr_pooled heat_original - max_logit" for s in SETS],
-        1,
-    ),
+    "1. its multi-scale crop lifts mIoU": ("effect degenerate instead of no scaling", True),
+    "3. deeper is not better": ("effect deeper", False),
+    "4. more resolution does not help": ("effect four times the pixels", False),
+    "5. HEAT has more AUPR than maximum logit": ("paired {}aupr_pooled heat_original - max_logit", True),
 }
+NO_BETTER = 0.01  # mIoU: "no better" holds where the interval ends below this
 #: What is measured where nothing else is asked for.
 PLAN: dict[str, Any] = {"seeds": (0, 1, 2), "steps": 2400, "short": 120, "network": "fpn_lite0"}
 PLAN |= {"size": (360, 480), "crop": (240, 320), "window": (128, 128)}
@@ -76,13 +74,26 @@ def runs_of(row: dict) -> list[dict]:
     return runs
 
 
-def agreement(ours: Sequence[float], theirs: Sequence[float], draws: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Kendall's tau-b between two orders, and its 95 % interval under `theirs` of images drawn anew, `[draws, n]`.
+def agreement(ours: Sequence[float], theirs: Any, draws: Any) -> dict[str, float]:
+    """Kendall's tau-b between two orders, and its 95 % interval under seeds and images of `theirs` drawn anew.
 
-    Noise only disorders, so draws lie rather below the value. NaN where all of an order are equal.
+    `ours` is taken as it is. Noise only disorders, so draws lie rather below the value. NaN where all of an order are
+    equal.
+
+    Args:
+        ours: a value each, `[n]`.
+        theirs: by seed, `[seeds, n]`; draws: of images, the same for all, `[seeds, n, draws]`.
+
+    Returns:
+        `tau` of the means over seeds, `low`, `high`; `worst_seed` and `best_seed`, of each alone; `of`, n.
     """
-    low, high = intervals.percentiles([kendalltau(ours, draw).statistic for draw in draws])
-    return {"tau": float(kendalltau(ours, theirs).statistic), "low": float(low), "high": float(high), "of": len(ours)}
+    theirs, draws = np.asarray(theirs, float), np.asarray(draws, float)
+    picks = np.random.default_rng(0).integers(len(theirs), size=(draws.shape[-1], len(theirs)))
+    tau = lambda values: float(kendalltau(ours, values).statistic)  # noqa: E731
+    low, high = intervals.percentiles([tau(draws[pick, :, i].mean(0)) for i, pick in enumerate(picks)])
+    alone = [tau(values) for values in theirs]
+    found = {"tau": tau(theirs.mean(0)), "low": float(low), "high": float(high)}
+    return found | {"worst_seed": min(alone), "best_seed": max(alone), "of": len(ours)}
 
 
 def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> dict[str, dict]:
@@ -90,23 +101,22 @@ def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> 
 
     Args:
         rows: of `PhotographStudy.judged`; treated: of `Treatments.treated`, none leaves treatments out.
-        standin: the summary of figures/results/streethazards.json, whose values are taken as they are.
+        standin: the summary of figures/results/streethazards.json, whose values are taken as they are; of the set whose
+            region of interest is the road those inside its own region.
     """
     names, found = [n for n in SCORES if n not in PLACES], {}
-    for name in SETS:
-        for key in KEYS:
-            seeds = [r["metrics"]["scores"] for r in of_set(rows, name)]
-            draws = np.mean([[intervals.unpacked(s[n]["draws"][key]) for n in names] for s in seeds], 0).T
-            values = np.mean([[s[n][key] for n in names] for s in seeds], 0)
-            here = [standin[f"score {n}"][key]["mean"] for n in names]
-            found[f"scores by {key}, {name}"] = agreement(here, values, draws)
-    if treated:
-        sides = {t: tables.values(treated, t, "clean") for t in TREATMENTS}
-        sides = {t: side for t, side in sides.items() if side[0]}
-        means, draws = ([np.mean(list(side[i].values()), 0) for side in sides.values()] for i in (0, 1))
-        found["treatments by mIoU"] = agreement(
-            [standin[t]["clean"]["mean"] for t in sides], means, np.transpose(draws)
-        )
+    for name, key in itertools.product(SETS, KEYS):
+        seeds = [r["metrics"]["scores"] for r in of_set(rows, name)]
+        draws = [[intervals.unpacked(s[n]["draws"][key]) for n in names] for s in seeds]
+        there = key.replace("pooled", "region") if name == "road_obstacle_21" else key
+        here = [standin[f"score {n}"][there]["mean"] for n in names]
+        found[f"scores by {key}, {name}"] = agreement(here, [[s[n][key] for n in names] for s in seeds], draws)
+    sides = {t: tables.values(treated, t, "clean") for t in TREATMENTS}
+    sides = {t: side for t, side in sides.items() if side[0]}
+    if sides:
+        seeds = set.intersection(*(set(side[0]) for side in sides.values()))
+        values, draws = ([[side[i][seed] for side in sides.values()] for seed in sorted(seeds)] for i in (0, 1))
+        found["treatments by mIoU"] = agreement([standin[t]["clean"]["mean"] for t in sides], values, draws)
     return found
 
 
@@ -167,46 +177,65 @@ def measure(
     results.write(NAME, runs, params=params | {"window": window}, data=data, headline=("main", "test_miou"))
 
 
+def scores() -> dict[str, dict[str, dict]]:
+    """Of the stand-in and of each set: measures of each score, mean and deviation; {} where nothing is measured."""
+    ours, found = _summary(ROOT, STANDIN), _summary(results.out(), NAME) or _summary(ROOT, NAME)
+    sides = {"stand-in": (ours, "score")} | {name.replace("_", " "): (found, name) for name in SETS}
+    return {of: {n: known[f"{prefix} {n}"] for n in SCORES} for of, (known, prefix) in sides.items()} if found else {}
+
+
 def shown(folder: str = "") -> dict[str, pd.DataFrame]:
     """Tables by their titles: what photographs gave, and what the stand-in gave; measured first if a folder is named.
 
     One printed line says where the numbers come from, or what is missing.
     """
-    if folder:
-        measure(ROOT / folder, **PLAN)
+    try:
+        if folder:
+            measure(ROOT / folder, **PLAN)
+    except DataError as error:
+        print(f"photographs: {error}")
+        folder = ""
     ours, found = _summary(ROOT, STANDIN), _summary(results.out(), NAME) or _summary(ROOT, NAME)
     if not found:
         print("photographs: nothing is measured yet; photos_root must name their folder, see data/README.md")
         return {}
     print(f"photographs: measured {f'on {folder}' if folder else 'before, on sets that do not ship (photos_root)'}")
-    scores = {"the stand-in": {n: ours[f"score {n}"] for n in SCORES}}
-    scores |= {name: {n: found[f"{name} {n}"] for n in SCORES} for name in SETS}
     columns = [*measures.NAMES, "siou", "ppv", "f1"]
     shown = {"CamVid, mIoU": results.table({"main": found["main"]})}
-    shown |= {f"{name}: scores": results.table(s).reindex(columns=columns).fillna("-") for name, s in scores.items()}
+    shown |= {f"{n}: scores": results.table(s).reindex(columns=columns).fillna("-") for n, s in scores().items()}
     for name, summary in {"the stand-in": ours, "CamVid": found}.items():
         shown[f"{name}: effects on mIoU"] = _read(summary, [f"effect {n}" for n in EFFECTS])
     for name in SETS:
-        pairs = itertools.product(KEYS, COMPONENTS, CONTROLS)
+        pairs = itertools.product(KEYS, SCORES, CONTROLS)
         shown[f"{name}: against controls"] = _read(found, [f"paired {name} {k} {n} - {c}" for k, n, c in pairs])
     orders = {n: {k: v["mean"] for k, v in m.items()} for n, m in found.items() if n.startswith("transfer ")}
     shown["order against the stand-in's, Kendall's tau"] = pd.DataFrame(orders).T.round(2)
-    return shown | {"findings of the original, on photographs": findings(found)}
+    return shown | {"findings of the original": findings(ours, found)}
 
 
-def findings(summary: dict[str, Any]) -> pd.DataFrame:
-    """What photographs say of `FINDINGS`: holds, or does not, where the interval of a difference leaves zero out.
+def findings(ours: dict[str, Any], theirs: dict[str, Any]) -> pd.DataFrame:
+    """What the stand-in and photographs say of `FINDINGS`.
+
+    That something is better holds where the interval of the difference is above zero, and does not where it is below;
+    that it is no better does not hold where it is above zero, and holds where it ends below `NO_BETTER`.
 
     Args:
-        summary: of figures/results/road_photographs.json, by configuration and measure.
+        ours, theirs: of figures/results/streethazards.json and road_photographs.json, by configuration and measure.
     """
     rows = {}
-    for finding, (names, sign) in FINDINGS.items():
-        for name in names:
-            e = {k: sign * v["mean"] for k, v in summary[name].items() if k in ("low", "high") and v["n"]}
-            sure = e and min(e.values()) * max(e.values()) > 0
-            verdict = "not shown" if not sure else "holds" if e["low"] > 0 else "does not hold"
-            rows[finding, name] = _read(summary, [name]).iloc[0].to_dict() | {"verdict": verdict}
+    for finding, (name, better) in FINDINGS.items():
+        sets = [*SETS] if "{}" in name else ["CamVid"]
+        sides = {"stand-in": (ours, name.format(""))} | {s: (theirs, name.format(f"{s} ")) for s in sets}
+        for where, (summary, key) in sides.items():
+            e = {k: v["mean"] for k, v in summary.get(key, {}).items() if v["n"]}
+            if not e.keys() >= {"low", "high"}:
+                verdict = "not measured"
+            elif better:
+                verdict = "holds" if e["low"] > 0 else "does not hold" if e["high"] < 0 else "not shown"
+            else:
+                verdict = "does not hold" if e["low"] > 0 else "holds" if e["high"] < NO_BETTER else "not shown"
+            text = _read(summary, [key])["difference (95 %)"].get(key, "-") if key in summary else "-"
+            rows[finding, where] = {"difference (95 %)": text, "verdict": verdict}
     return pd.DataFrame(rows).T
 
 

@@ -141,7 +141,7 @@ def by_trait(traits: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFram
 
     Returns:
         `cut`, `above` and `up_to`: means of the frames above the cut and of the others; `difference` and its 95 %
-        interval, `low` and `high`, over frames, whose side stays as they are drawn anew; `frames` that have the trait.
+        interval, `low` and `high`, over frames, whose side stays as they are drawn anew; `frames` that have both.
     """
     rows, one, drawn = {}, np.ones((1, len(traits))), intervals.weights(len(traits))
     for trait, found in traits.dropna(axis=1, how="all").items():
@@ -151,7 +151,7 @@ def by_trait(traits: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFram
             above, up_to = (_mean(value, side, one)[0] for side in sides)
             low, high = intervals.percentiles(np.subtract(*(_mean(value, side, drawn) for side in sides)))
             row = {"cut": cut, "above": above, "up_to": up_to, "difference": above - up_to, "low": low, "high": high}
-            rows[f"{trait}, {name}"] = row | {"frames": int(found.notna().sum())}
+            rows[f"{trait}, {name}"] = row | {"frames": int((found.notna() & np.isfinite(value)).sum())}
     return pd.DataFrame(rows).T
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lib.data import camvid as data
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
-from lib.studies.roads import camvid, photographs, tables
+from lib.studies.roads import camvid, figures, photographs, tables
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def folder(tmp_path):
     for name in camvid.SETS:
         for i, (h, w) in enumerate(((48, 80), (64, 48), (48, 64))):
             label = np.zeros((h, w), np.uint8)
-            label[20:36, 10 + 4 * i : 30 + 4 * i], label[:4] = 1, IGNORE
+            top, left = (6, 4) if i < 2 else (h - 20, w - 24)  # elsewhere in the second half
+            label[top : top + 16, left : left + 20], label[:4] = 1, IGNORE
             image = rng.integers(0, 255, (h, w, 3)).astype(np.uint8)
             for kind, pixels in (("images", image), ("labels_masks", label)):
                 (tmp_path / name / kind).mkdir(parents=True, exist_ok=True)
@@ -49,12 +50,38 @@ def test_images_keep_their_shape_and_what_is_ignored(folder):
     study = camvid.PhotographStudy(folder / "camvid", (24, 32), 2)
     frames = list(study.scenes("road_anomaly"))
     assert [f.label.shape for f in frames] == [(24, 40), (24, 18), (24, 32)]
-    assert [f.town for f in frames] == ["even", "odd", "even"]
+    assert [f.town for f in frames] == ["first", "first", "second"]
     assert all({*f.label.unique().tolist()} == {0, ANOMALY, IGNORE} for f in frames)
     places = study.places("road_anomaly")
-    assert places["even"].shape == (24, 32) and places["even"].sum() != places["odd"].sum()
-    one = (frames[1].label == ANOMALY).float()
-    assert places["even"].mean() == pytest.approx(float(one.mean()), abs=0.02), "the even are told where odd ones are"
+    left, right = places["second"][:, :16].mean(), places["second"][:, 16:].mean()
+    assert left > 5 * right, "the second half is told where anomalies are in the first: on the left"
+    assert places["first"][:, 16:].mean() > 5 * places["first"][:, :16].mean() and places["first"].shape == (24, 32)
+
+
+def test_scores_are_judged_inside_the_region_and_the_right_way_round(folder, monkeypatch):
+    """A score that knows the label, but for what is ignored, is perfect; its negative is the worst there is."""
+    study = camvid.PhotographStudy(folder / "camvid", (24, 32), 2)
+
+    class Teller(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = torch.nn.Parameter(torch.zeros(1))
+
+        def outputs(self, x):
+            return torch.zeros(1, 13, *x.shape[2:]), ()
+
+    truths = {f.label.shape: f.label for f in study.scenes("road_anomaly")}
+
+    def knows(logits, *_):
+        truth = truths[logits.shape[2:]]
+        return torch.where(truth == IGNORE, 9.0, (truth == ANOMALY).float())[None]
+
+    scores = {"knows": knows, "lies": lambda *a: -knows(*a), "place_other_town": camvid.SCORES["place_other_town"]}
+    monkeypatch.setattr(camvid, "SCORES", scores)
+    known = camvid.Statistics(*[None] * 7, torch.ones(24, 32), torch.ones(24, 32), {})
+    found = study.scored("road_anomaly", Teller(), known)
+    assert found["knows"]["auroc_pooled"] == 1 == found["knows"]["f1"] and found["lies"]["auroc_pooled"] == 0
+    assert found["place_other_town"]["auroc_pooled"] < 0.5, "halves have their anomalies in opposite corners"
 
 
 def test_treatments_are_those_of_the_notebook(notebook):
@@ -85,7 +112,16 @@ def test_from_folders_to_tables(folder, tmp_path, monkeypatch, capsys):
     for name in camvid.SETS:
         assert summary[f"{name} place_train"]["auroc_pooled"]["n"] == 1
         assert f"paired {name} aupr_pooled knn - max_logit" in summary
-        assert tables[f"{name}: scores"].shape == tables["the stand-in: scores"].shape
+        assert tables[f"{name.replace('_', ' ')}: scores"].shape == tables["stand-in: scores"].shape
+    scores = photographs.scores()
+    assert list(scores) == ["stand-in", "road anomaly", "road obstacle 21", "fishyscapes static"]
+    axes = figures.orders(scores).axes
+    assert len(axes) == 4 and len(axes[1].get_yticks()) == len(scores["stand-in"]) - 2
+    best = max(
+        (n for n in scores["stand-in"] if "place_" not in n),
+        key=lambda n: scores["stand-in"][n]["auroc_pooled"]["mean"],
+    )
+    assert axes[0].get_yticklabels()[-1].get_text() == best
     assert {*photographs.EFFECTS} == {n[7:] for n in summary if n.startswith("effect ")}
     assert -1 <= summary["transfer treatments by mIoU"]["tau"]["mean"] <= 1
     assert len(tables["CamVid: effects on mIoU"]) == len(photographs.EFFECTS)
@@ -95,17 +131,47 @@ def test_from_folders_to_tables(folder, tmp_path, monkeypatch, capsys):
 
 def test_an_order_agrees_with_itself_and_not_with_its_reverse():
     values = [0.1, 0.5, 0.3, 0.9]
-    same = photographs.agreement(values, values, [values, values[::-1]])
-    assert same["tau"] == 1 and same["low"] < 1 and same["of"] == 4
-    assert photographs.agreement(values, [-v for v in values], [values])["tau"] == -1
+    same = photographs.agreement(values, [values], np.array([values, values[::-1]]).T[None])
+    assert same["tau"] == 1 == same["worst_seed"] and same["low"] < 1 and same["of"] == 4
+    assert photographs.agreement(values, [[-v for v in values]], np.array([values]).T[None])["tau"] == -1
 
 
-def test_a_finding_holds_only_where_the_interval_leaves_zero_out():
-    names = [name for some, _ in photographs.FINDINGS.values() for name in some]
+def test_seeds_that_disagree_widen_the_interval_of_an_order():
+    """Images vary nothing here; a seed is the order itself, and another its reverse with smaller steps."""
+    values = np.array([0.1, 0.5, 0.3, 0.9])
+    seeds = np.array([values, -0.5 * values])
+    found = photographs.agreement(values, seeds, np.repeat(seeds[..., None], 50, -1))
+    assert (found["tau"], found["best_seed"], found["worst_seed"]) == (1, 1, -1)
+    assert found["low"] == -1 and found["high"] == 1
+
+
+def test_a_finding_holds_only_where_the_interval_says_so():
+    names = {name: better for name, better in photographs.FINDINGS.values()}
+    keys = {
+        name.format(where): better for name, better in names.items() for where in ("", *(f"{s} " for s in camvid.SETS))
+    }
     of = lambda low, high: {k: {"mean": v, "n": 1} for k, v in (("effect", 0), ("low", low), ("high", high))}  # noqa: E731
-    verdicts = lambda *ends: list(photographs.findings(dict.fromkeys(names, of(*ends)))["verdict"])  # noqa: E731
-    assert verdicts(-0.1, 0.1) == ["not shown"] * 6
-    assert verdicts(0.1, 0.2) == ["holds", "does not hold", "does not hold", *["holds"] * 3]
-    assert verdicts(-0.2, -0.1) == ["does not hold", "holds", "holds", *["does not hold"] * 3]
+
+    def verdicts(low, high):
+        table = photographs.findings(dict.fromkeys(keys, of(low, high)), dict.fromkeys(keys, of(low, high)))
+        return [*dict.fromkeys(table["verdict"][[names[photographs.FINDINGS[f][0]] for f, _ in table.index]])], [
+            *dict.fromkeys(table["verdict"][[not names[photographs.FINDINGS[f][0]] for f, _ in table.index]])
+        ]
+
+    assert verdicts(-0.1, 0.1) == (["not shown"], ["not shown"])
+    assert verdicts(0.1, 0.2) == (["holds"], ["does not hold"])
+    assert verdicts(-0.2, -0.1) == (["does not hold"], ["holds"])
+    assert verdicts(-0.02, 0.005) == (["not shown"], ["holds"]), "no better by more than a point"
     unknown = {k: {"mean": None, "n": 0} for k in ("low", "high")} | {"effect": {"mean": 0.1, "n": 1}}
-    assert {*photographs.findings(dict.fromkeys(names, unknown))["verdict"]} == {"not shown"}
+    assert {*photographs.findings({}, dict.fromkeys(keys, unknown))["verdict"]} == {"not measured"}
+    table = photographs.findings({}, dict.fromkeys(keys, of(0.1, 0.2)))
+    assert [where for _, where in table.index] == ["stand-in", "CamVid"] * 3 + ["stand-in", *camvid.SETS]
+
+
+def test_a_folder_that_lacks_a_set_is_named_and_the_rest_goes_on(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLOTS_OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(photographs, "ROOT", folder)
+    (folder / "camvid" / "train").rename(folder / "camvid" / "elsewhere")
+    assert photographs.shown(".") == {}
+    said = capsys.readouterr().out
+    assert "camvid" in said and "nothing is measured yet" in said

@@ -128,7 +128,7 @@ def test_groups_of_frames_are_told_apart_by_what_differs():
     traits = pd.DataFrame({"size": size, "road": surface, "distance": np.nan})
     found = tables.by_trait(traits, {"msp": easy})
     assert list(found.index) == ["size, msp", "road, msp"], "what no frame has is left out"
-    assert found["cut"].tolist() == [9.5, 0.5] and found["frames"].tolist() == [20, 19]
+    assert found["cut"].tolist() == [9.5, 0.5] and found["frames"].tolist() == [19, 18]
     size, road = found.loc["size, msp"], found.loc["road, msp"]
     assert size["above"] == pytest.approx(0.905) and size["up_to"] == pytest.approx(np.nanmean(easy[:10]))
     assert size["difference"] == pytest.approx(size["above"] - size["up_to"])
