@@ -1,5 +1,6 @@
 """Files: written whole or not at all, read with a limit, locked, and JSON from outside parsed with limits."""
 
+import base64
 import glob
 import json
 import os
@@ -11,7 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import ArrayLike, NDArray
+
+NOTHING = 65535  # what is packed for a NaN
 
 
 class DataError(ValueError):
@@ -80,6 +85,25 @@ def as_lines(value: Any, levels: int = 2, margin: str = "") -> str:
     inner = [f"{margin} {key}{as_lines(v, levels - 1, margin + ' ')}" for key, v in zip(keys, each, strict=True)]
     first, last = "{}" if isinstance(value, dict) else "[]"
     return "\n".join([first, ",\n".join(inner), margin + last])
+
+
+def packed(shares: ArrayLike) -> str:
+    """Shares as text for a row of a sweep, in 16 bits each: to 1 / 65534; `unpacked` reads it.
+
+    Raises:
+        ValueError: one is neither in 0..1 nor NaN.
+    """
+    shares = np.asarray(shares, float)
+    if ((shares < 0) | (shares > 1)).any():
+        raise ValueError(f"shares lie in 0..1, here in {np.nanmin(shares):g}..{np.nanmax(shares):g}")
+    whole = np.where(np.isnan(shares), NOTHING, np.round(shares * (NOTHING - 1)))
+    return base64.b64encode(whole.astype("<u2").tobytes()).decode()
+
+
+def unpacked(text: str) -> NDArray[np.float64]:
+    """The shares of `packed`, `[n]`; ValueError for any other text."""
+    whole = np.frombuffer(base64.b64decode(text, validate=True), "<u2").astype(float)
+    return np.where(whole == NOTHING, np.nan, whole / (NOTHING - 1))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,3 +93,15 @@ def test_who_lives_is_not_swept_away(tmp_path):
         files.write(path, {})
         assert living.exists() and elsewhere.exists() and not any(left.exists() for left in dead)
     assert (tmp_path / "y.json").exists()
+
+
+def test_packed_shares_come_back():
+    shares = np.array([0.0, 1.0, np.nan, 0.123456, 0.5])
+    text = files.packed(shares)
+    assert len(text) == 16 and np.allclose(files.unpacked(text), shares, atol=8e-6, equal_nan=True)
+    assert files.unpacked(text)[:2].tolist() == [0, 1]
+    for wrong in (1.0001, -0.1, np.inf):
+        with pytest.raises(ValueError, match=r"shares lie in 0\.\.1"):
+            files.packed([0.5, wrong])
+    with pytest.raises(ValueError, match="Only base64 data"):
+        files.unpacked("0.67799 0.66897 0.61234")

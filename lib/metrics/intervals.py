@@ -4,7 +4,6 @@ Trainings of one seed share their batches and are judged on the same scenes, so 
 Welch's test takes them for independent. Introduced in notebooks/ex_slot1.ipynb.
 """
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from scipy.optimize import brentq
 from scipy.stats import t as student
 
 DRAWS = 1000  # of every bootstrap
-NOTHING = 65535  # a packed draw that is NaN
 
 #: One side of a comparison: by seed one value, or one a scene (NaN where a scene has nothing to measure); without the
 #: mapping, or under None, that of a control without seeds.
@@ -178,25 +176,6 @@ def bootstrap(
     Units are what is independent: scenes, or images of different scenes; never frames of one, nor pixels.
     """
     return percentiles([statistic(w) for w in weights(units, draws, seed)], level)
-
-
-def packed(draws: ArrayLike) -> str:
-    """Draws of a share as text for a row of a sweep, to 1 / 65534; `unpacked` reads it.
-
-    Raises:
-        ValueError: a draw is neither in 0..1 nor NaN.
-    """
-    draws = np.asarray(draws, float)
-    if ((draws < 0) | (draws > 1)).any():
-        raise ValueError(f"draws of a share lie in 0..1, here in {np.nanmin(draws):g}..{np.nanmax(draws):g}")
-    whole = np.where(np.isnan(draws), NOTHING, np.round(draws * (NOTHING - 1)))
-    return base64.b64encode(whole.astype("<u2").tobytes()).decode()
-
-
-def unpacked(text: str) -> NDArray[np.float64]:
-    """The draws of `packed`, `[n]`."""
-    whole = np.frombuffer(base64.b64decode(text), "<u2").astype(float)
-    return np.where(whole == NOTHING, np.nan, whole / (NOTHING - 1))
 
 
 def _by_seed(side: Side) -> dict[int | None, NDArray[np.float64]]:

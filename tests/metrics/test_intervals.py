@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from lib.metrics import intervals
 from lib.metrics.intervals import between, bootstrap, compare, difference, holm, percentiles, readable, weights
 
 BASE = {0: 0.50, 1: 0.60, 2: 0.55}
@@ -117,13 +116,3 @@ def test_a_table_is_readable_and_has_no_nan():
     table = pd.DataFrame({"effect": [0.1, 0.2, np.nan], "low": low, "high": high, "p": 0.5, "holm": corrected})
     found = readable(table)  # trained three times, once, never
     assert found.to_numpy().tolist() == [["+0.100 (-0.010 to +0.210)", "0.51"], ["+0.200", "-"], ["-", "-"]]
-
-
-def test_packed_draws_come_back():
-    draws = np.array([0.0, 1.0, np.nan, 0.123456, 0.5])
-    text = intervals.packed(draws)
-    assert len(text) == 16 and np.allclose(intervals.unpacked(text), draws, atol=8e-6, equal_nan=True)
-    assert intervals.unpacked(text)[:2].tolist() == [0, 1]
-    for wrong in (1.0001, -0.1, np.inf):
-        with pytest.raises(ValueError, match="draws of a share lie in 0..1"):
-            intervals.packed([0.5, wrong])

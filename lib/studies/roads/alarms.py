@@ -19,10 +19,11 @@ from lib import anomaly
 from lib.anomaly import Score
 from lib.data.augment import Resize
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
+from lib.files import packed
 from lib.metrics import anomaly as measures
 from lib.metrics import segmentation
 from lib.metrics.anomaly import Curve, Evaluation, Pool, checked, pixel_kinds
-from lib.metrics.intervals import bootstrap, packed, percentiles
+from lib.metrics.intervals import bootstrap, percentiles
 from lib.models.segmenters import Outputs
 from lib.provenance import code, short
 from lib.studies.roads.experiment import KNOWN, RoadStudy

@@ -22,6 +22,7 @@ from lib.data.camvid import CamVid
 from lib.data.road_anomaly import RoadAnomaly
 from lib.data.streethazards import ANOMALY, IGNORE
 from lib.data.streethazards import CLASSES as STREETS
+from lib.files import packed
 from lib.metrics import anomaly as measures
 from lib.metrics import intervals, segmentation
 from lib.metrics.anomaly import Evaluation, pixel_kinds
@@ -177,7 +178,7 @@ class PhotographStudy(RoadStudy):
             drawn = report.draws(DRAWS)
             rows[n] = report.values | {k: v for k, v in parts.crossed[n].items() if k != "open_miou"}
             rows[n]["intervals"] = {key: intervals.percentiles(drawn[key]).tolist() for key in measures.NAMES}
-            rows[n]["draws"] = {key: intervals.packed(drawn[key]) for key in KEYS}
+            rows[n]["draws"] = {key: packed(drawn[key]) for key in KEYS}
         return rows
 
 

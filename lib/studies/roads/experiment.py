@@ -22,8 +22,8 @@ from torchvision import tv_tensors
 from lib import ROOT, checkpoints, parallel
 from lib.data.augment import Resize
 from lib.data.streethazards import CLASSES, IGNORE, StreetHazards
+from lib.files import packed
 from lib.metrics import segmentation
-from lib.metrics.intervals import packed
 from lib.models.segmenters import LITE0, PACKAGED, Segmenter
 from lib.studies.roads.treatments import training
 from lib.training import Fitted, Recipe, Run, State, check_batch, fit, indices, load_or_train

@@ -20,7 +20,7 @@ from scipy.stats import kendalltau
 from lib import ROOT, results, sweeps
 from lib.anomaly import PLACES, SCORES
 from lib.data.road_anomaly import RoadAnomaly
-from lib.files import DataError
+from lib.files import DataError, unpacked
 from lib.metrics import anomaly as measures
 from lib.metrics import intervals
 from lib.studies.roads import tables
@@ -107,7 +107,7 @@ def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> 
     names, found = [n for n in SCORES if n not in PLACES], {}
     for name, key in itertools.product(SETS, KEYS):
         seeds = [r["metrics"]["scores"] for r in of_set(rows, name)]
-        draws = [[intervals.unpacked(s[n]["draws"][key]) for n in names] for s in seeds]
+        draws = [[unpacked(s[n]["draws"][key]) for n in names] for s in seeds]
         there = key.replace("pooled", "region") if name == "road_obstacle_21" else key
         here = [standin[f"score {n}"][there]["mean"] for n in names]
         found[f"scores by {key}, {name}"] = agreement(here, [[s[n][key] for n in names] for s in seeds], draws)
@@ -240,7 +240,7 @@ def findings(ours: dict[str, Any], theirs: dict[str, Any]) -> pd.DataFrame:
 
 
 def _ends(draws: str) -> list[float]:
-    return intervals.percentiles(intervals.unpacked(draws)).tolist()
+    return intervals.percentiles(unpacked(draws)).tolist()
 
 
 def _read(summary: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from lib.anomaly import PLACES
+from lib.files import unpacked
 from lib.metrics import anomaly as measures
 from lib.metrics import intervals
-from lib.metrics.intervals import difference, holm, unpacked
+from lib.metrics.intervals import difference, holm
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it is compared with
 

@@ -11,9 +11,9 @@ from lib import anomaly
 from lib.anomaly import SCORES
 from lib.data.augment import Resize
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
+from lib.files import unpacked
 from lib.metrics import anomaly as measures
 from lib.metrics.anomaly import Pool
-from lib.metrics.intervals import unpacked
 from lib.studies.roads import alarms
 from lib.studies.roads.alarms import AnomalyStudy, OperatingPoints
 from lib.studies.roads.experiment import frames

@@ -10,7 +10,7 @@ from torch import nn
 from lib import sweeps
 from lib.data.augment import Resize
 from lib.data.streethazards import IGNORE
-from lib.metrics.intervals import unpacked
+from lib.files import unpacked
 from lib.models.segmenters import Segmenter
 from lib.studies.roads import experiment, tables
 from lib.studies.roads.experiment import Frames, RoadStudy, resampled, step_memory

@@ -8,8 +8,8 @@ import pytest
 
 from lib import sweeps
 from lib.data.streethazards import CLASSES
+from lib.files import packed
 from lib.metrics import anomaly as measures
-from lib.metrics.intervals import packed
 from lib.studies.roads import tables
 
 
