@@ -25,6 +25,7 @@ from lib.metrics import anomaly as measures
 from lib.metrics import intervals
 from lib.studies.roads import tables
 from lib.studies.roads.camvid import KEYS, SETS, TREATMENTS, PhotographStudy, Treatments
+from lib.studies.roads.pretrained import FEATURES, Pretrained, joined
 
 NAME, STANDIN = "road_photographs", "streethazards"
 CONTROLS = (*PLACES, "max_logit")
@@ -152,6 +153,11 @@ def measure(
     if only != "treatments":
         grid = [{"seed": s, "network": network, "lr": 3e-3, "steps": steps, "crop": list(crop)} for s in seeds]
         rows = sweeps.rows(NAME, study.judged, grid, study.full_data)
+        untouched = Pretrained(study.root, study.size)
+        (apart,) = sweeps.rows(f"{NAME}_pretrained", untouched.judged, [{"network": network}], study.full_data)
+        for row, name in itertools.product(rows, SETS):
+            of = row["metrics"]["sets"][name]
+            of["scores"] = joined(of["scores"], apart["metrics"]["sets"][name]["scores"])
     if only != "main":
         kinds = {t: {"treatment": t, "crop": list(window)} for t in TREATMENTS}
         kinds |= {n: kinds["flip"] | {"network": n} for n in ("fpn_lite0", "fpn_lite2")}
@@ -178,10 +184,11 @@ def measure(
 
 
 def scores() -> dict[str, dict[str, dict]]:
-    """Of the stand-in and of each set: measures of each score, mean and deviation; {} where nothing is measured."""
+    """Of the stand-in, and of each set if anything is measured, measures of each score, with mean and deviation."""
     ours, found = _summary(ROOT, STANDIN), _summary(results.out(), NAME) or _summary(ROOT, NAME)
-    sides = {"stand-in": (ours, "score")} | {name.replace("_", " "): (found, name) for name in SETS}
-    return {of: {n: known[f"{prefix} {n}"] for n in SCORES} for of, (known, prefix) in sides.items()} if found else {}
+    sides = {"stand-in": (ours, "score")} | {s.replace("_", " "): (found, s) for s in SETS if found}
+    names = [*SCORES, *(f"{n}, pretrained" for n in FEATURES if f"score {n}, pretrained" in ours)]
+    return {of: {n: known[f"{prefix} {n}"] for n in names} for of, (known, prefix) in sides.items()}
 
 
 def shown(folder: str = "") -> dict[str, pd.DataFrame]:

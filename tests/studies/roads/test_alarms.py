@@ -14,7 +14,8 @@ from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
 from lib.files import unpacked
 from lib.metrics import anomaly as measures
 from lib.metrics.anomaly import Pool
-from lib.studies.roads import alarms
+from lib.models.segmenters import Segmenter
+from lib.studies.roads import alarms, pretrained
 from lib.studies.roads.alarms import AnomalyStudy, OperatingPoints
 from lib.studies.roads.experiment import frames
 
@@ -230,3 +231,19 @@ def test_a_town_without_anomalies_chooses_no_threshold(study, painter, scores, m
         found = anomalies.judge(painter, crossed=True).crossed["knows"]
         assert all(np.isnan(v) for v in found.values()) != holds, "the threshold of t6, used in t5"
         monkeypatch.setattr(alarms, "frames", real)
+
+
+def test_pretrained_features_are_judged_beside_those_of_a_trained_model(study, monkeypatch):
+    model = pretrained.untrained("fpn_lite0", "cpu")
+    torch.manual_seed(3)
+    again, fresh = pretrained.untrained("fpn_lite0", "cpu"), Segmenter("fpn_lite0")
+    pairs = zip(model.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs), "the decoder is the same every time"
+    first, second = (next(net.network.encoder.parameters()) for net in (again, fresh))
+    assert torch.equal(first, second), "the encoder has its packaged weights"
+    monkeypatch.setattr(
+        pretrained, "FEATURES", ("mahalanobis", "mahalanobis_unit")
+    )  # for the others streets are too few
+    found = AnomalyStudy(study, {n: SCORES[n] for n in pretrained.FEATURES}, "test", draws=5).measure(model)["scores"]
+    both = pretrained.joined({"mahalanobis": found["mahalanobis_unit"], "msp": {}}, found)
+    assert both["mahalanobis, pretrained"] is found["mahalanobis"] is not both["mahalanobis"] and len(both) == 4

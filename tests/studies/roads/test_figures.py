@@ -84,14 +84,17 @@ def test_alarms_are_red_and_anomalies_outlined(scene):
         alarms.Frame(i, "t5", torch.rand(3, 20, 30), torch.randn(1, 13, 20, 30), (), label)
         for i, label in enumerate(truth)
     ]
-    axes = figures.alarmed(made, list(scores), 8.0, ["hit", "miss", "false alarm"]).axes
-    shown = axes[3].images[0].get_array()
-    assert np.allclose(shown[6, 6], alarms.RED) and np.allclose(shown[16, 21], alarms.RED)
-    assert not np.allclose(shown[12, 2], alarms.RED) and not np.allclose(
-        axes[7].images[0].get_array()[16, 21], alarms.RED
-    )
+    seen = alarms.Alarms(np.array([8.0]))
+    for score, label in zip(scores, truth, strict=True):
+        seen.add(score, label)
+    assert seen.cases(0) == {"hit": 1, "false alarm": 0}
+    axes = figures.alarmed([made[1], made[0]], scores[[1, 0]], seen, 0).axes
+    assert figures.alarmed([], [], seen, -1).texts[0].get_text() == "no threshold is within the budget"
+    hit, false = (axis.images[0].get_array() for axis in axes[3::4])
+    assert np.allclose(hit[6, 6], alarms.RED) and np.allclose(false[16, 21], alarms.RED)
+    assert not np.allclose(hit[16, 21], alarms.RED) and not np.allclose(false[12, 2], alarms.RED), "nothing is there"
     assert [len(axis.collections) for axis in axes[:4]] == [0, 0, 1, 1]
-    assert axes[2].images[0].get_array()[6, 6] == 1 and axes[4].get_ylabel() == "miss"
+    assert axes[2].images[0].get_array()[6, 6] == 1 and axes[4].get_ylabel() == "false alarm"
 
 
 def test_a_course_is_the_difference_at_each_step():

@@ -87,6 +87,13 @@ def test_the_headline_is_measured_the_original_way(notebook):
     assert found["its augmented run - its baseline, its way"]["effect"] == pytest.approx(0.13)
 
 
+def test_the_last_size_is_compared_with_the_first():
+    rows = [row("original_mended", s, 0.2 + 0.1 * i) for s in (0, 1) for i in range(3)]
+    for i, each in enumerate(rows):
+        each["params"]["crop"] = [[9, 16], [12, 12], [18, 32]][i % 3]
+    assert tables.of_sizes(rows, "clean")["effect"] == pytest.approx(0.2)
+
+
 def test_runs():
     run = tables.runs_of(ROWS, "net {treatment}")[0]
     assert run["config"] == "net flip" and run["seed"] == 1 and run["metrics"]["gap"] == pytest.approx(0.1)
