@@ -25,7 +25,7 @@ from lib.metrics import anomaly as measures
 from lib.metrics import intervals
 from lib.studies.roads import tables
 from lib.studies.roads.camvid import KEYS, SETS, TREATMENTS, PhotographStudy, Treatments
-from lib.studies.roads.pretrained import FEATURES, Pretrained, joined
+from lib.studies.roads.pretrained import FEATURES, WEIGHTS, Pretrained, named
 
 NAME, STANDIN = "road_photographs", "streethazards"
 CONTROLS = (*PLACES, "max_logit")
@@ -154,10 +154,11 @@ def measure(
         grid = [{"seed": s, "network": network, "lr": 3e-3, "steps": steps, "crop": list(crop)} for s in seeds]
         rows = sweeps.rows(NAME, study.judged, grid, study.full_data)
         untouched = Pretrained(study.root, study.size)
-        (apart,) = sweeps.rows(f"{NAME}_pretrained", untouched.judged, [{"network": network}], study.full_data)
-        for row, name in itertools.product(rows, SETS):
-            of = row["metrics"]["sets"][name]
-            of["scores"] = joined(of["scores"], apart["metrics"]["sets"][name]["scores"])
+        grid = [{"network": network, "weights": weights} for weights in WEIGHTS]
+        apart = sweeps.rows(f"{NAME}_pretrained", untouched.judged, grid, study.full_data)
+        for row, other, name in itertools.product(rows, apart, SETS):
+            of, found = (each["metrics"]["sets"][name]["scores"] for each in (row, other))
+            of |= named(found, other["params"]["weights"])
     if only != "main":
         kinds = {t: {"treatment": t, "crop": list(window)} for t in TREATMENTS}
         kinds |= {n: kinds["flip"] | {"network": n} for n in ("fpn_lite0", "fpn_lite2")}
@@ -187,7 +188,8 @@ def scores() -> dict[str, dict[str, dict]]:
     """Of the stand-in, and of each set if anything is measured, measures of each score, with mean and deviation."""
     ours, found = _summary(ROOT, STANDIN), _summary(results.out(), NAME) or _summary(ROOT, NAME)
     sides = {"stand-in": (ours, "score")} | {s.replace("_", " "): (found, s) for s in SETS if found}
-    names = [*SCORES, *(f"{n}, pretrained" for n in FEATURES if f"score {n}, pretrained" in ours)]
+    names = [*SCORES, *(f"{n}, {weights}" for weights in WEIGHTS for n in FEATURES)]
+    names = [name for name in names if all(f"{prefix} {name}" in known for known, prefix in sides.values())]
     return {of: {n: known[f"{prefix} {n}"] for n in names} for of, (known, prefix) in sides.items()}
 
 

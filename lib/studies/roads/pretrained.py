@@ -19,31 +19,37 @@ from lib.training import place
 
 #: Scores that need no logits.
 FEATURES = ("mahalanobis", "mahalanobis_unit", "mahalanobis_stages", "knn")
+WEIGHTS = ("ImageNet", "random")  # of an encoder that no street has touched
 Scores = dict[str, dict[str, Any]]
 
 
-def untrained(network: str, device: str = "auto") -> nn.Module:
-    """A segmenter whose encoder has its pretrained weights; its decoder is random, so its logits say nothing.
+def untrained(network: str, weights: str = "ImageNet", device: str = "auto") -> nn.Module:
+    """A segmenter before any training on streets; its decoder is random, so its logits say nothing.
+
+    Args:
+        weights: of the encoder, one of `WEIGHTS`; random ones are the control that knows nothing.
 
     Raises:
-        WeightsError: as of `Segmenter`.
+        ValueError: other weights; WeightsError: as of `Segmenter`.
     """
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights are {weights!r}; choose one of {', '.join(WEIGHTS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Segmenter(network, KNOWN).to(place(device)).eval()
+        return Segmenter(network, KNOWN, weights == "ImageNet").to(place(device)).eval()
 
 
-def joined(scores: Scores, apart: Scores) -> Scores:
-    """Scores of a trained model, and beside them those of `FEATURES` of an untrained one, under "..., pretrained"."""
-    return scores | {f"{name}, pretrained": apart[name] for name in FEATURES}
+def named(scores: Scores, weights: str) -> Scores:
+    """Scores of `FEATURES` of an untrained network, to stand beside those of a trained one: "knn, ImageNet"."""
+    return {f"{name}, {weights}": scores[name] for name in FEATURES}
 
 
 class Pretrained(PhotographStudy):
     """The road study on photographs with a network that is not trained on any."""
 
-    def judged(self, network: str) -> dict[str, Any]:
+    def judged(self, network: str, weights: str) -> dict[str, Any]:
         """As of a trained network: `sets` alone, and of each set the scores of `FEATURES`."""
-        model = untrained(network, self.device)
+        model = untrained(network, weights, self.device)
 
         def seen(split: str, every: int) -> Iterator[tuple[Tensor, Sequence[Tensor], Tensor]]:
             picks = range(0, len(self.split(split)), every)

@@ -234,9 +234,9 @@ def test_a_town_without_anomalies_chooses_no_threshold(study, painter, scores, m
 
 
 def test_pretrained_features_are_judged_beside_those_of_a_trained_model(study, monkeypatch):
-    model = pretrained.untrained("fpn_lite0", "cpu")
+    model = pretrained.untrained("fpn_lite0", device="cpu")
     torch.manual_seed(3)
-    again, fresh = pretrained.untrained("fpn_lite0", "cpu"), Segmenter("fpn_lite0")
+    again, fresh = pretrained.untrained("fpn_lite0", device="cpu"), Segmenter("fpn_lite0")
     pairs = zip(model.parameters(), again.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs), "the decoder is the same every time"
     first, second = (next(net.network.encoder.parameters()) for net in (again, fresh))
@@ -245,5 +245,10 @@ def test_pretrained_features_are_judged_beside_those_of_a_trained_model(study, m
         pretrained, "FEATURES", ("mahalanobis", "mahalanobis_unit")
     )  # for the others streets are too few
     found = AnomalyStudy(study, {n: SCORES[n] for n in pretrained.FEATURES}, "test", draws=5).measure(model)["scores"]
-    both = pretrained.joined({"mahalanobis": found["mahalanobis_unit"], "msp": {}}, found)
-    assert both["mahalanobis, pretrained"] is found["mahalanobis"] is not both["mahalanobis"] and len(both) == 4
+    both = pretrained.named(found, "ImageNet")
+    assert list(both) == ["mahalanobis, ImageNet", "mahalanobis_unit, ImageNet"]
+    assert both["mahalanobis, ImageNet"] is found["mahalanobis"]
+    control = next(pretrained.untrained("fpn_lite0", "random", "cpu").network.encoder.parameters())
+    assert not torch.equal(control, first)
+    with pytest.raises(ValueError, match="weights are 'imagenet'; choose one of ImageNet, random"):
+        pretrained.untrained("fpn_lite0", "imagenet")
