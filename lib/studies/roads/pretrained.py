@@ -1,7 +1,7 @@
 """What a network's pretraining knows of anomalies before it is trained on streets: notebooks/streethazards.ipynb.
 
 Training on a few hundred frames of a few towns changes the features that distances are taken of. Distances of untouched
-ImageNet features are known from Galesso et al. 2023 (cDNP, arXiv:2309.08351), there of transformers.
+ImageNet features find defects in industrial inspection (Roth et al. 2022, PatchCore, arXiv:2106.08265).
 """
 
 from collections.abc import Iterator, Sequence
