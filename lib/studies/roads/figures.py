@@ -17,7 +17,7 @@ from lib import plots
 from lib.data.streethazards import ANOMALY, CLASSES, PALETTE
 from lib.metrics.anomaly import Curve
 from lib.studies.roads import alarms
-from lib.studies.roads.alarms import RED, Frame, OperatingPoints
+from lib.studies.roads.alarms import RED, Alarms, Frame, OperatingPoints
 from lib.studies.roads.experiment import Frames
 from lib.studies.roads.tables import Sides
 
@@ -38,6 +38,14 @@ def classes(splits: dict[str, Frames]) -> Figure:
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.17), ncols=3, frameon=False, fontsize=9)
     axis.grid(alpha=0.3, axis="y")
     return figure
+
+
+def scores(frames: Sequence[Frame], maps: dict[str, Tensor], curves: dict[str, Curve], names: Sequence[str]) -> Figure:
+    """Frames, their ground truth, and scores `[N, H, W]`, each `stretched`; a row a name."""
+    truth = torch.stack([frame.label for frame in frames]).cpu()
+    columns = {"image": [plots.rgb(frame.image) for frame in frames], "ground truth": paint(truth)}
+    grey = {name: stretched(found, curves[name]).numpy() for name, found in maps.items()}
+    return panels(columns | grey, names, truth == ANOMALY)
 
 
 def panels(columns: dict[str, ArrayLike], names: Sequence[str], outlined: ArrayLike | None = None) -> Figure:
@@ -143,15 +151,20 @@ def courses(rows: list[dict], pairs: dict[str, Sides]) -> Figure:
     return figure
 
 
-def alarmed(frames: Sequence[Frame], scores: Sequence[Tensor], threshold: float, kinds: Sequence[str]) -> Figure:
-    """Frame, prediction, score and alarms of a few frames, a row a kind such as "hit".
+def alarmed(frames: Sequence[Frame], scores: Sequence[Tensor], seen: Alarms, i: int) -> Figure:
+    """Frame, prediction, score and alarms of the frames that are `cases` of threshold `i`, a row each.
 
     The score is black where half of these pixels lie and white at the threshold; alarms are components large enough to
     count, and the anomaly of the ground truth is outlined.
 
     Args:
-        scores: `[H, W]` of each frame.
+        frames: in the order of the cases; scores: `[H, W]` of each.
     """
+    if not frames:
+        figure = plt.figure(figsize=(6, 1))
+        figure.text(0.5, 0.5, "no threshold is within the budget", ha="center")
+        return figure
+    threshold = seen.at[i]
     truth, images = [frame.label.cpu() for frame in frames], [plots.rgb(frame.image) for frame in frames]
     low, shown = float(torch.stack(list(scores)).median()), []
     for image, score, label in zip(images, scores, truth, strict=True):
@@ -163,7 +176,7 @@ def alarmed(frames: Sequence[Frame], scores: Sequence[Tensor], threshold: float,
         "anomaly score": [((score - low) / (threshold - low)).clamp(0, 1).numpy() for score in scores],
         "alarms": shown,
     }
-    figure = panels(columns, kinds, outlined := torch.stack(truth) == ANOMALY)
+    figure = panels(columns, list(seen.cases(i)), outlined := torch.stack(truth) == ANOMALY)
     for axis, anomaly in zip(figure.axes[3::4], outlined, strict=True):
         axis.contour(anomaly, [0.5], colors=[COLOURS[ANOMALY]], linewidths=0.8)
     return figure
@@ -191,12 +204,12 @@ def orders(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> Figure:
     Args:
         found: by set and score, measures with their mean over seeds; names that begin with "place" are lines.
     """
-    first, *_ = found.values()
+    first = next(iter(found.values()))
     mean = lambda measures, end="": measures[f"auroc_pooled{end}"]["mean"]  # noqa: E731
     names = sorted((n for n in first if not n.startswith("place")), key=lambda n: mean(first[n]))
     layout = {"layout": "constrained", "sharey": True}
-    figure, axes = plt.subplots(1, len(found), figsize=(9.6, 0.19 * len(names) + 1.2), **layout)
-    for axis, (title, scores) in zip(axes, found.items(), strict=True):
+    figure, axes = plt.subplots(1, len(found), figsize=(9.6, 0.19 * len(names) + 1.2), squeeze=False, **layout)
+    for axis, (title, scores) in zip(axes[0], found.items(), strict=True):
         low, high = ([mean(scores[n], end) for n in names] for end in ("_low", "_high"))
         axis.hlines(range(len(names)), low, high, color="#88CCEE", linewidth=2)
         axis.plot([mean(scores[n]) for n in names], range(len(names)), "o", color="#332288", markersize=4)
@@ -206,7 +219,7 @@ def orders(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> Figure:
         axis.set_yticklabels(names, fontsize=8)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

@@ -21,10 +21,12 @@ from lib import ROOT, results, sweeps
 from lib.anomaly import PLACES, SCORES
 from lib.data.road_anomaly import RoadAnomaly
 from lib.files import DataError
+from lib.metrics.intervals import unpacked
 from lib.metrics import anomaly as measures
 from lib.metrics import intervals
 from lib.studies.roads import tables
 from lib.studies.roads.camvid import KEYS, SETS, TREATMENTS, PhotographStudy, Treatments
+from lib.studies.roads.pretrained import FEATURES, WEIGHTS, Pretrained, named
 
 NAME, STANDIN = "road_photographs", "streethazards"
 CONTROLS = (*PLACES, "max_logit")
@@ -107,7 +109,7 @@ def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> 
     names, found = [n for n in SCORES if n not in PLACES], {}
     for name, key in itertools.product(SETS, KEYS):
         seeds = [r["metrics"]["scores"] for r in of_set(rows, name)]
-        draws = [[intervals.unpacked(s[n]["draws"][key]) for n in names] for s in seeds]
+        draws = [[unpacked(s[n]["draws"][key]) for n in names] for s in seeds]
         there = key.replace("pooled", "region") if name == "road_obstacle_21" else key
         here = [standin[f"score {n}"][there]["mean"] for n in names]
         found[f"scores by {key}, {name}"] = agreement(here, [[s[n][key] for n in names] for s in seeds], draws)
@@ -152,6 +154,12 @@ def measure(
     if only != "treatments":
         grid = [{"seed": s, "network": network, "lr": 3e-3, "steps": steps, "crop": list(crop)} for s in seeds]
         rows = sweeps.rows(NAME, study.judged, grid, study.full_data)
+        untouched = Pretrained(study.root, study.size)
+        grid = [{"network": network, "weights": weights} for weights in WEIGHTS]
+        apart = sweeps.rows(f"{NAME}_pretrained", untouched.judged, grid, study.full_data)
+        for row, other, name in itertools.product(rows, apart, SETS):
+            of, found = (each["metrics"]["sets"][name]["scores"] for each in (row, other))
+            of |= named(found, other["params"]["weights"])
     if only != "main":
         kinds = {t: {"treatment": t, "crop": list(window)} for t in TREATMENTS}
         kinds |= {n: kinds["flip"] | {"network": n} for n in ("fpn_lite0", "fpn_lite2")}
@@ -178,10 +186,12 @@ def measure(
 
 
 def scores() -> dict[str, dict[str, dict]]:
-    """Of the stand-in and of each set: measures of each score, mean and deviation; {} where nothing is measured."""
+    """Of the stand-in, and of each set if anything is measured, measures of each score, with mean and deviation."""
     ours, found = _summary(ROOT, STANDIN), _summary(results.out(), NAME) or _summary(ROOT, NAME)
-    sides = {"stand-in": (ours, "score")} | {name.replace("_", " "): (found, name) for name in SETS}
-    return {of: {n: known[f"{prefix} {n}"] for n in SCORES} for of, (known, prefix) in sides.items()} if found else {}
+    sides = {"stand-in": (ours, "score")} | {s.replace("_", " "): (found, s) for s in SETS if found}
+    names = [*SCORES, *(f"{n}, {weights}" for weights in WEIGHTS for n in FEATURES)]
+    names = [name for name in names if all(f"{prefix} {name}" in known for known, prefix in sides.values())]
+    return {of: {n: known[f"{prefix} {n}"] for n in names} for of, (known, prefix) in sides.items()}
 
 
 def shown(folder: str = "") -> dict[str, pd.DataFrame]:
@@ -240,7 +250,7 @@ def findings(ours: dict[str, Any], theirs: dict[str, Any]) -> pd.DataFrame:
 
 
 def _ends(draws: str) -> list[float]:
-    return intervals.percentiles(intervals.unpacked(draws)).tolist()
+    return intervals.percentiles(unpacked(draws)).tolist()
 
 
 def _read(summary: dict[str, Any], names: Sequence[str]) -> pd.DataFrame:

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from lib.anomaly import PLACES
+from lib.metrics.intervals import unpacked
 from lib.metrics import anomaly as measures
 from lib.metrics import intervals
-from lib.metrics.intervals import difference, holm, unpacked
+from lib.metrics.intervals import difference, holm
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it is compared with
 
@@ -46,6 +47,13 @@ def effects(rows: list[dict], pairs: dict[str, Sides], images: float = np.inf) -
             one = difference(ours, theirs, draws=(our_draws, their_draws), units=images)
             found[name] = {"effect": one.pop("difference")} | one
     return {n: e | {"holm": p} for (n, e), p in zip(found.items(), holm([e["p"] for e in found.values()]), strict=True)}
+
+
+def of_sizes(rows: list[dict], view: str, images: float = np.inf) -> dict[str, float]:
+    """What larger windows add: `effects` of the last size `crop` of `RoadStudy.trial` against the first."""
+    sides = [row | {"params": row["params"] | {"treatment": str(row["params"]["crop"])}} for row in rows]
+    first, last = ((sides[i]["params"]["treatment"], view) for i in (0, -1))
+    return effects(sides, {"larger": (last, first)}, images)["larger"]
 
 
 def runs_of(rows: list[dict], config: str = "{treatment}") -> list[dict[str, Any]]:
@@ -86,7 +94,7 @@ def paired(rows: list[dict], key: str, images: float = np.inf, controls: Sequenc
         rows: of `AnomalyStudy.measure`.
         images: how many frames were drawn from.
     """
-    by_seed = {row["params"].get("seed", 0): row["metrics"]["scores"] for row in rows if row["metrics"]}
+    by_seed = {row["params"]["seed"]: row["metrics"]["scores"] for row in rows if row["metrics"]}
     names = [name for name in next(iter(by_seed.values())) if name not in controls]
 
     def side(name: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
