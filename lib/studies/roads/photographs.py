@@ -70,8 +70,8 @@ def runs_of(row: dict) -> list[dict]:
     runs = [{"config": "main", "seed": seed, "metrics": means}]
     for where, (name, score) in ((w, s) for w, found in m["sets"].items() for s in found["scores"].items()):
         numbers = {k: v for k, v in score.items() if isinstance(v, float)}
-        for key, (low, high) in score["intervals"].items():
-            numbers |= {f"{key}_low": low, f"{key}_high": high}
+        for key in KEYS:
+            numbers |= dict(zip((f"{key}_low", f"{key}_high"), score["intervals"][key], strict=True))
         runs.append({"config": f"{where} {name}", "seed": seed, "metrics": numbers})
     return runs
 
@@ -176,7 +176,7 @@ def measure(
     runs += [{"config": f"effect {name}", "seed": 0, "metrics": dict(e)} for name, e in effects.items()]
     for name, key in itertools.product(SETS, KEYS):
         found = tables.paired(of_set(rows, name), key, len(RoadAnomaly(root / name)), CONTROLS)
-        runs += intervals.as_runs(f"paired {name} {key}", found)
+        runs += intervals.as_runs(f"paired {name} {key}", found.drop(columns=["p", "g"]))
     for name, found in transfer(rows, treated, _summary(ROOT, STANDIN)).items():
         runs.append({"config": f"transfer {name}", "seed": 0, "metrics": found})
     data = {"name": "photographs that do not ship: CamVid, and three sets with anomalies", "split": "test, and all"}
