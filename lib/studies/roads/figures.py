@@ -85,7 +85,7 @@ def crops(image: Tensor, cuts: dict[str, Callable], factors: Sequence[float], se
     places = torch.ones(3, height, width)  # y, x, and 1 to tell the image from what is filled
     places[0], places[1] = torch.arange(height)[:, None], torch.arange(width)
     layout = {"layout": "constrained", "width_ratios": [1.8] + [1] * len(factors), "squeeze": False}
-    figure, axes = plt.subplots(len(cuts), 1 + len(factors), figsize=(9.6, 1.9 * len(cuts)), **layout)
+    figure, axes = plt.subplots(len(cuts), 1 + len(factors), figsize=(7.6, 1.55 * len(cuts)), **layout)
     for row, (name, cut) in zip(axes, cuts.items(), strict=True):
         row[0].imshow(plots.rgb(image / 255))
         row[0].set_title(name, fontsize=9)

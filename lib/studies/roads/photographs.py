@@ -29,6 +29,9 @@ from lib.studies.roads.pretrained import FEATURES, WEIGHTS, Pretrained, named
 
 NAME, STANDIN = "road_photographs", "streethazards"
 CONTROLS = (*PLACES, "max_logit")
+#: Scores in tables; all are in the results and in the figure.
+COMPARED = ("max_logit", "max_logit + place", "vim", "heat, no spatial", "heat_original", "mahalanobis", "knn")
+COMPARED += ("mahalanobis, ImageNet", "knn, ImageNet", "mahalanobis, random")
 ABOUT = ("seed", "steps", "lr")
 _PAIRS = {
     "scale": ("scale", "none", "clean"),
@@ -211,12 +214,17 @@ def shown(folder: str = "") -> dict[str, pd.DataFrame]:
     print(f"photographs: measured {f'on {folder}' if folder else 'before, on sets that do not ship (photos_root)'}")
     columns = [*measures.NAMES, "siou", "ppv", "f1"]
     shown = {"CamVid, mIoU": results.table({"main": found["main"]})}
-    shown |= {f"{n}: scores": results.table(s).reindex(columns=columns).fillna("-") for n, s in scores().items()}
+    for name, of in scores().items():
+        some = {n: of[n] for n in (*PLACES, *COMPARED) if n in of}
+        shown[f"{name}: scores"] = results.table(some).reindex(columns=columns).fillna("-")
     for name, summary in {"the stand-in": ours, "CamVid": found}.items():
         shown[f"{name}: effects on mIoU"] = _read(summary, [f"effect {n}" for n in EFFECTS])
     for name in SETS:
-        pairs = itertools.product(KEYS, SCORES, CONTROLS)
-        shown[f"{name}: against controls"] = _read(found, [f"paired {name} {k} {n} - {c}" for k, n, c in pairs])
+        table = pd.DataFrame(index=[n for n in COMPARED if n not in CONTROLS])
+        for key, control in itertools.product(KEYS, CONTROLS):
+            pairs = _read(found, [f"paired {name} {key} {n} - {control}" for n in table.index])
+            table[f"{key} - {control}"] = pairs["difference (95 %)"].to_numpy() if len(pairs) == len(table) else "-"
+        shown[f"{name}: minus controls"] = table
     orders = {n: {k: v["mean"] for k, v in m.items()} for n, m in found.items() if n.startswith("transfer ")}
     shown["order against the stand-in's, Kendall's tau"] = pd.DataFrame(orders).T.round(2)
     return shown | {"findings of the original": findings(ours, found)}

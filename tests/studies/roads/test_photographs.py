@@ -122,6 +122,8 @@ def test_from_folders_to_tables(folder, tmp_path, monkeypatch, capsys):
         key=lambda n: scores["stand-in"][n]["auroc_pooled"]["mean"],
     )
     assert axes[0].get_yticklabels()[-1].get_text() == best
+    minus = tables["road_anomaly: minus controls"]
+    assert "aupr_pooled - max_logit" in minus and minus.loc["knn"].str.match(r"[+-]0").all()
     assert {*photographs.EFFECTS} == {n[7:] for n in summary if n.startswith("effect ")}
     assert -1 <= summary["transfer treatments by mIoU"]["tau"]["mean"] <= 1
     assert len(tables["CamVid: effects on mIoU"]) == len(photographs.EFFECTS)
