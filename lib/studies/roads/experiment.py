@@ -218,15 +218,12 @@ class RoadStudy:
         pretrained: bool = True,
         optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         schedule: str = "poly",
-        looks: int = 0,
     ) -> dict[str, Any]:
         """Train briefly, then measure the same validation frames in every way that the notebook compares.
 
         `clean` is dataset mIoU at `size`. `squash`: frames resized to `crop`, judged there; `squash_back`: the same
         logits judged at `size`. `own`: validation frames augmented as in training. `_batch` is the mean over batches
-        of four. Each comes with values under resampled images, the same images in every row. `course` is `clean` by
-        step, at so many evenly spaced `looks` on the way; the rate has not fallen there as at the end of a training of
-        that length. ValueError without steps.
+        of four. Each comes with values under resampled images, the same images in every row. ValueError without steps.
         """
         if steps < 1:
             raise ValueError(f"steps is {steps}; train at least one")
@@ -236,15 +233,10 @@ class RoadStudy:
         check_batch(model, self.batch)
         memory, cuda = step_memory(model, self.batch, crop), torch.cuda.is_available() and self.device != "cpu"
         clock = time.perf_counter if cuda else time.process_time
-        validation, clean = self.split("validation"), Resize(self.size)
-
-        def look(net: nn.Module, _: int) -> dict[str, float]:
-            return {"clean": segmentation.miou(matrices(net, validation, clean).sum(0))}
-
-        watching = {"watch": look, "watch_every": max(steps // looks, 1)} if looks else {}
         begun, loss = clock(), self.loss(recipe, transform)
-        history = fit(model, loss, recipe, device=self.device, optimiser=optimiser, **watching).history
+        history = fit(model, loss, recipe, device=self.device, optimiser=optimiser).history
         seconds = clock() - begun
+        validation, clean = self.split("validation"), Resize(self.size)
         seen = {
             "clean": matrices(model, validation, clean),
             "squash": matrices(model, validation, Resize(crop)),
@@ -257,7 +249,6 @@ class RoadStudy:
             "iou": dict(zip(CLASSES, segmentation.iou(seen["clean"].sum(0)).tolist(), strict=False)),
             "draws": {name: resampled(seen[name]) for name in ("clean", "squash", "squash_back", "own")},
             "batch_draws": {name: resampled(seen[name], 4) for name in ("clean", "squash", "own")},
-            "course": {str(row["step"]): row["clean"] for row in history if "clean" in row},
             "loss": history[-1]["loss"],
             "seconds": seconds,
             "memory_mb": memory,

@@ -19,7 +19,6 @@ from lib.metrics.anomaly import Curve
 from lib.studies.roads import alarms
 from lib.studies.roads.alarms import RED, Alarms, Frame, OperatingPoints
 from lib.studies.roads.experiment import Frames
-from lib.studies.roads.tables import Sides
 
 COLOURS = np.vstack([PALETTE, np.zeros((256 - len(PALETTE), 3), np.uint8)]) / 255  # void is black
 
@@ -129,25 +128,6 @@ def effects(groups: dict[str, dict[str, dict[str, float]]]) -> Figure:
         axis.set_title(title, fontsize=9, loc="left")
         axis.grid(alpha=0.3, axis="x")
     axis.set_xlabel("change of mIoU, points")
-    return figure
-
-
-def courses(rows: list[dict], pairs: dict[str, Sides]) -> Figure:
-    """How effects go with the steps: the difference of each pair's `course`, mean and deviation over seeds."""
-    found: dict[str, list[list[dict[str, float]]]] = {}
-    for name, ((ours, _), (theirs, _)) in pairs.items():
-        sides = [
-            {r["params"]["seed"]: r["metrics"]["course"] for r in rows if r["params"]["treatment"] == treatment}
-            for treatment in (ours, theirs)
-        ]
-        for seed in sides[0].keys() & sides[1].keys():
-            a, b = (side[seed] for side in sides)
-            some = [{"step": int(step), "effect": 100 * (a[step] - b[step])} for step in a if step in b]
-            found.setdefault(name, []).append(some)
-    figure, axis = plt.subplots(figsize=(8.6, 3.4), layout="constrained")
-    plots.curves(axis, found, "effect", "change of mIoU, points")
-    axis.axhline(0, color="black", linewidth=0.8, linestyle=":")
-    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 

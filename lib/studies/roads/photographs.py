@@ -31,7 +31,7 @@ NAME, STANDIN = "road_photographs", "streethazards"
 CONTROLS = (*PLACES, "max_logit")
 #: Scores in tables; all are in the results and in the figure.
 COMPARED = ("max_logit", "max_logit + place", "vim", "heat, no spatial", "heat_original", "mahalanobis", "knn")
-COMPARED += ("mahalanobis, ImageNet", "knn, ImageNet", "mahalanobis, random")
+COMPARED += (*(f"{name}, ImageNet" for name in FEATURES), "mahalanobis, random")
 ABOUT = ("seed", "steps", "lr")
 _PAIRS = {
     "scale": ("scale", "none", "clean"),
@@ -237,7 +237,8 @@ def findings(ours: dict[str, Any], theirs: dict[str, Any]) -> pd.DataFrame:
     """What the stand-in and photographs say of `FINDINGS`.
 
     That something is better holds where the interval of the difference is above zero, and does not where it is below;
-    that it is no better does not hold where it is above zero, and holds where it ends below `NO_BETTER`.
+    that it is no better does not hold where it is above zero, and holds where it ends below `NO_BETTER`. "not shown"
+    otherwise; "no interval" of one seed, "not measured" of none.
 
     Args:
         ours, theirs: of figures/results/streethazards.json and road_photographs.json, by configuration and measure.
@@ -249,7 +250,7 @@ def findings(ours: dict[str, Any], theirs: dict[str, Any]) -> pd.DataFrame:
         for where, (summary, key) in sides.items():
             e = {k: v["mean"] for k, v in summary.get(key, {}).items() if v["n"]}
             if not e.keys() >= {"low", "high"}:
-                verdict = "not measured"
+                verdict = "no interval" if e else "not measured"
             elif better:
                 verdict = "holds" if e["low"] > 0 else "does not hold" if e["high"] < 0 else "not shown"
             else:

@@ -49,11 +49,15 @@ def effects(rows: list[dict], pairs: dict[str, Sides], images: float = np.inf) -
     return {n: e | {"holm": p} for (n, e), p in zip(found.items(), holm([e["p"] for e in found.values()]), strict=True)}
 
 
-def of_sizes(rows: list[dict], view: str, images: float = np.inf) -> dict[str, float]:
-    """What larger windows add: `effects` of the last size `crop` of `RoadStudy.trial` against the first."""
-    sides = [row | {"params": row["params"] | {"treatment": str(row["params"]["crop"])}} for row in rows]
-    first, last = ((sides[i]["params"]["treatment"], view) for i in (0, -1))
-    return effects(sides, {"larger": (last, first)}, images)["larger"]
+def of_sizes(rows: list[dict], sizes: Sequence[Sequence[int]], view: str, images: float = np.inf) -> dict[str, float]:
+    """What the last of some sizes `crop` of `RoadStudy.trial` adds to the first, as of `intervals.difference`.
+
+    {} where there is one size, or no seed of which both are there.
+    """
+    named = [row | {"params": row["params"] | {"treatment": str(row["params"]["crop"])}} for row in rows]
+    first, last = (str([*size]) for size in (sizes[0], sizes[-1]))
+    found = effects(named, {"larger": ((last, view), (first, view))} if first != last else {}, images)
+    return {k: v for k, v in found.get("larger", {}).items() if k != "holm"}  # it is the only one of its kind
 
 
 def runs_of(rows: list[dict], config: str = "{treatment}") -> list[dict[str, Any]]:
@@ -95,7 +99,8 @@ def paired(rows: list[dict], key: str, images: float = np.inf, controls: Sequenc
         images: how many frames were drawn from.
     """
     by_seed = {row["params"]["seed"]: row["metrics"]["scores"] for row in rows if row["metrics"]}
-    names = [name for name in next(iter(by_seed.values())) if name not in controls]
+    known = next(iter(by_seed.values()))
+    names, controls = [n for n in known if n not in controls], [c for c in controls if c in known]
 
     def side(name: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
         values = {seed: scores[name].get(key, np.nan) for seed, scores in by_seed.items()}

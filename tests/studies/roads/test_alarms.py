@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,12 +83,28 @@ def test_what_is_raised_counts():
     assert shown.sum() == 4 + 50 and not shown[10, 10], "one pixel of 10,000 is less than 0.025 %"
 
 
-def test_traits_of_an_anomaly(study):
+def test_traits_of_an_anomaly(study, tmp_path):
     found = alarms.traits(study, "test")
     assert len(found) == 4 and found["distance, m"].isna().all()
     assert found["size, % of the frame"].to_numpy() == pytest.approx(100 * 8 * 12 / (48 * 80), abs=0.3)
-    assert (found["contrast"] > 10).all() and found["on the road"].isin([0, 1]).all()
     assert alarms.traits(study, "validation").isna().all(axis=None), "no anomaly, nothing to tell"
+
+
+def test_an_anomaly_stands_on_what_is_below_it_and_differs_from_what_is_around_it(tmp_path):
+    """Two frames: white on grey above road, then on pavement, with road above; CIE L* of 0.5 grey is 53.39."""
+    road, pavement = CLASSES.index("road"), CLASSES.index("sidewalk")
+    images, labels = torch.full((2, 3, 60, 80), 0.5), torch.full((2, 60, 80), pavement)
+    images[:, :, 20:30, 30:50], labels[0, 25:], labels[1, :25] = 1.0, road, road
+    labels[:, 20:30, 30:50] = ANOMALY
+    split = SimpleNamespace(
+        data=SimpleNamespace(names=["a", "b"]), batch=lambda picks, _: (images[picks], labels[picks])
+    )
+    (tmp_path / "frames.json").write_text('{"a": {"metres": 7.5}}')
+    found = alarms.traits(SimpleNamespace(root=tmp_path, size=(60, 80), split=lambda _: split), "test")
+    assert found["on the road"].tolist() == [1, 0] and found["contrast"].to_numpy() == pytest.approx(
+        100 - 53.39, abs=0.01
+    )
+    assert found["distance, m"][0] == 7.5 and np.isnan(found["distance, m"][1])
 
 
 def test_flagging_most_of_a_frame_is_a_false_alarm():

@@ -81,13 +81,6 @@ def test_a_trial_is_a_function_of_its_parameters(study, notebook, tmp_path, monk
     assert known != study.data() == study.data(pretrained=True) and "test n=4" in study.data("test")
 
 
-def test_looks_on_the_way_change_nothing(study):
-    short = {"seed": 0, "steps": 4, "lr": 1e-3, "crop": [32, 32], "pretrained": False}
-    without, looked = (study.trial({"flip": "joint"}, looks=looks, **short) for looks in (0, 2))
-    assert without["course"] == {} and list(looked["course"]) == ["2", "4"]
-    assert looked["course"]["4"] == looked["clean"] == without["clean"] and looked["loss"] == without["loss"]
-
-
 def test_worker_processes_make_the_same_batches(study, notebook):
     """Losses are equal to the bit, dropout included, and those of a training that goes on at a step."""
     recipe, found = Recipe(3, 2, 1e-3, 0, seed=1), []

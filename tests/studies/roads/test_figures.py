@@ -97,23 +97,6 @@ def test_alarms_are_red_and_anomalies_outlined(scene):
     assert axes[2].images[0].get_array()[6, 6] == 1 and axes[4].get_ylabel() == "false alarm"
 
 
-def test_a_course_is_the_difference_at_each_step():
-    course = lambda *values: {str(10 * (i + 1)): v for i, v in enumerate(values)}  # noqa: E731
-    rows = [
-        {"params": {"treatment": t, "seed": s}, "metrics": {"course": course(*values)}}
-        for t, s, values in (
-            ("flip", 1, (0.2, 0.6)),
-            ("none", 0, (0.1, 0.3)),
-            ("flip", 0, (0.2, 0.4)),
-            ("none", 1, (0.2, 0.4)),
-        )
-    ]
-    pairs = {"flip": (("flip", "clean"), ("none", "clean")), "blur": (("blur", "clean"), ("none", "clean"))}
-    axis = figures.courses(rows, pairs).axes[0]
-    assert axis.lines[0].get_xdata().tolist() == [10, 20]
-    assert axis.lines[0].get_ydata() == pytest.approx([5, 15]) and len(axis.lines) == 2, "blur has no rows"
-
-
 def test_outlines_of_crops_are_their_fields_of_view():
     """True scaling changes the field of view and the original's crop does not."""
     image = torch.randint(0, 255, (3, 180, 320), dtype=torch.uint8)

@@ -165,7 +165,7 @@ def test_a_finding_holds_only_where_the_interval_says_so():
     assert verdicts(-0.2, -0.1) == (["does not hold"], ["holds"])
     assert verdicts(-0.02, 0.005) == (["not shown"], ["holds"]), "no better by more than a point"
     unknown = {k: {"mean": None, "n": 0} for k in ("low", "high")} | {"effect": {"mean": 0.1, "n": 1}}
-    assert {*photographs.findings({}, dict.fromkeys(keys, unknown))["verdict"]} == {"not measured"}
+    assert {*photographs.findings({}, dict.fromkeys(keys, unknown))["verdict"]} == {"not measured", "no interval"}
     table = photographs.findings({}, dict.fromkeys(keys, of(0.1, 0.2)))
     assert [where for _, where in table.index] == ["stand-in", "CamVid"] * 3 + ["stand-in", *camvid.SETS]
 

@@ -91,7 +91,10 @@ def test_the_last_size_is_compared_with_the_first():
     rows = [row("original_mended", s, 0.2 + 0.1 * i) for s in (0, 1) for i in range(3)]
     for i, each in enumerate(rows):
         each["params"]["crop"] = [[9, 16], [12, 12], [18, 32]][i % 3]
-    assert tables.of_sizes(rows, "clean")["effect"] == pytest.approx(0.2)
+    sizes = [[9, 16], [12, 12], [18, 32]]
+    assert tables.of_sizes(rows, sizes, "clean")["effect"] == pytest.approx(0.2)
+    assert tables.of_sizes(rows[1:-1], sizes, "clean") == {}, "what failed is no other size"
+    assert tables.of_sizes(rows, sizes[:1], "clean") == {}
 
 
 def test_runs():
