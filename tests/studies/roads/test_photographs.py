@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,12 @@ from PIL import Image
 from lib.data import camvid as data
 from lib.data.streethazards import ANOMALY, CLASSES, IGNORE
 from lib.studies.roads import camvid, figures, photographs, tables
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
