@@ -42,8 +42,7 @@ _PAIRS = {
     "deeper": ("fpn_lite2", "fpn_lite0", "clean"),
     "four times the pixels": ("large window", "small window", "squash_back"),
 }
-EFFECTS: dict[str, tables.Sides] = {name: ((a, how), (b, how)) for name, (a, b, how) in _PAIRS.items()}
-EFFECTS |= dict(list(tables.HEADLINE.items())[:4])
+EFFECTS = tables.sides(_PAIRS) | dict(list(tables.HEADLINE.items())[:4])
 EFFECTS["judged on squashed frames"] = (("all", "squash"), ("all", "clean"))
 #: The original's findings that differences can show, and whether it says that something is better, or no better. That
 #: CNNs beat transformers, its second, is not asked: no transformer's weights are packaged.

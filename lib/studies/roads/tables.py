@@ -14,6 +14,12 @@ from lib.metrics.intervals import difference, holm
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it is compared with
 
+
+def sides(pairs: dict[str, tuple[str, str, str]]) -> dict[str, Sides]:
+    """Pairs (treatment, baseline, the view of both)."""
+    return {name: ((a, view), (b, view)) for name, (a, b, view) in pairs.items()}
+
+
 #: The original's headline as it measured it, in two parts; then the same models judged clean: treatment, baseline, and
 #: the measure of both.
 _HEADLINE = {
@@ -24,7 +30,7 @@ _HEADLINE = {
     "of that, labels mended, clean": ("original_mended", "original_baseline", "clean"),
     "of that, windows, colour and blur, clean": ("original_augmented", "original_mended", "clean"),
 }
-HEADLINE: dict[str, Sides] = {name: ((a, how), (b, how)) for name, (a, b, how) in _HEADLINE.items()}
+HEADLINE = sides(_HEADLINE)
 
 
 def values(rows: list[dict], treatment: str, view: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
