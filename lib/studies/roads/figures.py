@@ -1,6 +1,6 @@
 """Figures of streethazards, each from what the notebook has measured. Introduced in notebooks/streethazards.ipynb."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +19,7 @@ from lib.metrics.anomaly import Curve
 from lib.studies.roads import alarms
 from lib.studies.roads.alarms import RED, Alarms, Frame, OperatingPoints
 from lib.studies.roads.experiment import Frames
+from lib.studies.roads.tables import Sides
 
 COLOURS = np.vstack([PALETTE, np.zeros((256 - len(PALETTE), 3), np.uint8)]) / 255  # void is black
 
@@ -111,23 +112,52 @@ def networks(summary: dict[str, dict[str, dict[str, float]]]) -> Figure:
     return figure
 
 
-def effects(groups: dict[str, dict[str, dict[str, float]]]) -> Figure:
-    """Effects as points with intervals, groups below each other; filled where the interval leaves zero out."""
-    groups = {title: found for title, found in groups.items() if found} or {"no effect was measured": {}}
-    sizes = [len(found) + 1 for found in groups.values()]
+def effects(groups: dict[str, Iterable[str]], found: dict[int, dict[str, dict[str, float]]]) -> Figure:
+    """Effects as points with intervals, groups of names below each other; filled where the interval excludes zero.
+
+    Args:
+        found: by the number of steps, effects by name.
+    """
+    known = {title: [n for n in names if any(n in some for some in found.values())] for title, names in groups.items()}
+    known = {title: names for title, names in known.items() if names} or {"no effect was measured": []}
+    sizes = [len(names) + 1 for names in known.values()]
     layout = {"layout": "constrained", "height_ratios": sizes, "sharex": True, "squeeze": False}
-    figure, axes = plt.subplots(len(groups), 1, figsize=(7.6, 0.29 * sum(sizes) + 1.2), **layout)
-    for axis, (title, found) in zip(axes[:, 0], groups.items(), strict=True):
-        for y, e in enumerate(found.values()):
-            sure = e["low"] > 0 or e["high"] < 0
-            axis.plot([100 * e["low"], 100 * e["high"]], [y, y], color="#332288", linewidth=1.5)
-            axis.plot(100 * e["effect"], y, "o", color="#332288", markerfacecolor="#332288" if sure else "white")
+    figure, axes = plt.subplots(len(known), 1, figsize=(7.6, 0.29 * sum(sizes) + 1.2), **layout)
+    colours = dict(zip(found, ("#999933", "#332288"), strict=False))
+    for axis, (title, names) in zip(axes[:, 0], known.items(), strict=True):
+        for i, (steps, some) in enumerate(found.items()):
+            for y, e in enumerate(map(some.get, names)):
+                if e:
+                    fill, at = colours[steps] if e["low"] > 0 or e["high"] < 0 else "white", y + 0.3 * i - 0.15
+                    axis.plot([100 * e["low"], 100 * e["high"]], [at, at], color=colours[steps], linewidth=1.5)
+                    axis.plot(100 * e["effect"], at, "o", color=colours[steps], markerfacecolor=fill, markersize=5)
         axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
-        axis.set(yticks=range(len(found)), ylim=(max(len(found), 1) - 0.5, -0.5))
-        axis.set_yticklabels(list(found), fontsize=8)
+        axis.set(yticks=range(len(names)), ylim=(max(len(names), 1) - 0.5, -0.5))
+        axis.set_yticklabels(names, fontsize=8)
         axis.set_title(title, fontsize=9, loc="left")
         axis.grid(alpha=0.3, axis="x")
     axis.set_xlabel("change of mIoU, points")
+    shown = [plt.Line2D([], [], color=colour, marker="o", label=f"{steps} steps") for steps, colour in colours.items()]
+    figure.legend(handles=shown, loc="outside upper right", ncols=len(shown), fontsize=8, frameon=False)
+    return figure
+
+
+def courses(rows: list[dict], pairs: dict[str, Sides]) -> Figure:
+    """How effects go with the steps: the difference of each pair's `course`, mean and deviation over seeds."""
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    for name, ((ours, _), (theirs, _)) in pairs.items():
+        sides = [
+            {r["params"]["seed"]: r["metrics"]["course"] for r in rows if r["params"]["treatment"] == treatment}
+            for treatment in (ours, theirs)
+        ]
+        for seed in sides[0].keys() & sides[1].keys():
+            a, b = (side[seed] for side in sides)
+            some = [{"step": int(step), "effect": 100 * (a[step] - b[step])} for step in a if step in b]
+            found.setdefault(name, []).append(some)
+    figure, axis = plt.subplots(figsize=(8.6, 3.4), layout="constrained")
+    plots.curves(axis, found, "effect", "change of mIoU, points")
+    axis.axhline(0, color="black", linewidth=0.8, linestyle=":")
+    figure.legend(loc="outside right upper", fontsize=8)
     return figure
 
 

@@ -31,6 +31,15 @@ _HEADLINE = {
     "of that, windows, colour and blur, clean": ("original_augmented", "original_mended", "clean"),
 }
 HEADLINE = sides(_HEADLINE)
+#: Each fault of the original, and its clean version.
+FAULTS: dict[str, Sides] = {
+    "labels not flipped with the image": (("image_only_flip", "clean"), ("flip", "clean")),
+    "degenerate instead of true multi-scale": (("degenerate", "clean"), ("scale", "clean")),
+    "degenerate instead of no scaling": (("degenerate", "clean"), ("none", "clean")),
+    "judged on squashed frames": (("all", "squash"), ("all", "clean")),
+    "judged on an augmented validation set": (("all", "own"), ("all", "clean")),
+    "mean over batches of four": (("all", "clean_batch4"), ("all", "clean")),
+}
 
 
 def values(rows: list[dict], treatment: str, view: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
@@ -75,6 +84,16 @@ def runs_of(rows: list[dict], config: str = "{treatment}") -> list[dict[str, Any
         metrics |= {f"iou {name}": value for name, value in m["iou"].items()}
         runs.append({"config": config.format(**row["params"]), "seed": row["params"]["seed"], "metrics": metrics})
     return runs
+
+
+def best_rate(rows: list[dict]) -> list[dict]:
+    """Of rows that differ in `lr` and seed as well, those of the rate with the best mean `clean`, each other way."""
+    found: dict[str, dict[float, list[dict]]] = {}
+    for row in rows:
+        rest = str({k: v for k, v in row["params"].items() if k not in ("lr", "seed")})
+        found.setdefault(rest, {}).setdefault(row["params"]["lr"], []).append(row)
+    mean = lambda some: np.mean([row["metrics"]["clean"] for row in some])  # noqa: E731
+    return [row for rates in found.values() for row in max(rates.values(), key=mean)]
 
 
 def anomaly_runs(rows: list[dict], prefix: str = "") -> list[dict[str, Any]]:

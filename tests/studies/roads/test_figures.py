@@ -43,11 +43,32 @@ def test_they_can_be_drawn(scene, root):
         figures.towns(splits),
         figures.curves({"msp": curve_of(scores, truth)}),
         figures.thresholds({"msp": (seen, seen), "energy": (cut, cut)}),
-        figures.effects({"a": effects, "b": {}}),
-        figures.effects({"a": {}}),
+        figures.effects({"a": effects, "b": []}, {120: effects, 1200: {}}),
+        figures.effects({"a": ["y"]}, {120: effects}),
         figures.networks({"net": {f"iou {c}": {"mean": 0.5} for c in CLASSES}}),
     ):
         figure.canvas.draw()
+
+
+def test_effects_of_both_lengths_stand_side_by_side():
+    e = lambda value, low: {"effect": value, "low": low, "high": 0.3}  # noqa: E731
+    found = {120: {"x": e(0.1, 0.05), "y": e(0.1, -0.1)}, 1200: {"y": e(0.2, 0.1)}}
+    axis, other = figures.effects({"a": ["x", "y"], "b": ["y", "z"]}, found).axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["x", "y"]
+    assert [t.get_text() for t in other.get_yticklabels()] == ["y"], "what nobody measured has no line"
+    points = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [(p.get_xdata()[0], round(p.get_ydata()[0])) for p in points] == [(10, 0), (10, 1), (20, 1)]
+    assert [p.get_markerfacecolor() == "white" for p in points] == [False, True, False]
+
+
+def test_a_course_is_the_difference_at_each_step():
+    course = lambda *values: {str(10 * (i + 1)): v for i, v in enumerate(values)}  # noqa: E731
+    given = (("flip", 1, (0.2, 0.6)), ("none", 0, (0.1, 0.3)), ("flip", 0, (0.2, 0.4)), ("none", 1, (0.2, 0.4)))
+    rows = [{"params": {"treatment": t, "seed": s}, "metrics": {"course": course(*v)}} for t, s, v in given]
+    pairs = {"flip": (("flip", "clean"), ("none", "clean")), "blur": (("blur", "clean"), ("none", "clean"))}
+    axis = figures.courses(rows, pairs).axes[0]
+    assert axis.lines[0].get_xdata().tolist() == [10, 20]
+    assert axis.lines[0].get_ydata() == pytest.approx([5, 15]) and len(axis.lines) == 2, "blur has no rows"
 
 
 def test_classes_have_their_colours_and_a_legend(scene):

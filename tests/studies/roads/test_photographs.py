@@ -94,7 +94,7 @@ def test_scores_are_judged_inside_the_region_and_the_right_way_round(folder, mon
 def test_treatments_are_those_of_the_notebook(notebook):
     theirs = notebook["TREATMENTS"]
     assert {t: theirs[t] for t in camvid.TREATMENTS} == camvid.TREATMENTS
-    shared = {n: s for n, s in (notebook["FAULTS"] | tables.HEADLINE).items() if n in photographs.EFFECTS}
+    shared = {n: s for n, s in (tables.FAULTS | tables.HEADLINE).items() if n in photographs.EFFECTS}
     assert len(shared) == 8 and shared == {n: photographs.EFFECTS[n] for n in shared}
 
 

@@ -28,23 +28,23 @@ def row(treatment, seed, clean, squash_batch4=0.2):
 ROWS = [row("flip", 1, 0.42), row("flip", 0, 0.40), row("image_only_flip", 0, 0.30), row("image_only_flip", 1, 0.31)]
 
 
-def test_a_fault_is_what_is_lost_against_the_clean_version(notebook):
-    found = tables.effects(ROWS, notebook["FAULTS"])
-    assert tables.effects(ROWS[::-1], notebook["FAULTS"]) == found, "the order of rows does not matter"
+def test_a_fault_is_what_is_lost_against_the_clean_version():
+    found = tables.effects(ROWS, tables.FAULTS)
+    assert tables.effects(ROWS[::-1], tables.FAULTS) == found, "the order of rows does not matter"
     assert list(found) == ["labels not flipped with the image"], "pairs without rows are left out"
     assert found["labels not flipped with the image"]["effect"] == pytest.approx(-0.105)
     assert found["labels not flipped with the image"]["seeds"] == 2
     assert tables.table(found).loc["labels not flipped with the image", "effect"] == -10.5
 
 
-def test_seeds_are_paired_by_value_and_failures_are_left_out(notebook):
+def test_seeds_are_paired_by_value_and_failures_are_left_out():
     """Equal models of seeds 1 and 2; by position, 0 would meet 1, 1 meet 2, and 2 meet 3."""
     of = lambda treatment, seeds: [row(treatment, s, 0.3 + 0.1 * s) for s in seeds]  # noqa: E731
     failed = {"params": {"treatment": "flip", "seed": 0}, "metrics": {}, "error": "OutOfMemoryError"}
     rows = [*of("image_only_flip", (0, 1, 2)), *of("flip", (3, 1, 2)), failed]
-    found = tables.effects(rows, notebook["FAULTS"])["labels not flipped with the image"]
+    found = tables.effects(rows, tables.FAULTS)["labels not flipped with the image"]
     assert found["effect"] == found["low"] == found["high"] == 0 and found["seeds"] == 2
-    assert tables.effects(rows[:1] + rows[3:], notebook["FAULTS"]) == {}, "no seed in common"
+    assert tables.effects(rows[:1] + rows[3:], tables.FAULTS) == {}, "no seed in common"
 
 
 def test_a_failed_trial_costs_no_other_its_row(monkeypatch, tmp_path):
@@ -74,12 +74,12 @@ def test_p_is_corrected_for_the_number_of_effects():
 
 
 def test_every_pair_names_treatments_and_views_that_exist(notebook):
-    for sides in [*notebook["FAULTS"].values(), *tables.HEADLINE.values()]:
+    for sides in [*tables.FAULTS.values(), *tables.HEADLINE.values()]:
         for treatment, view in sides:
             assert treatment in notebook["TREATMENTS"] and view in row("x", 0, 0.1)["metrics"]
 
 
-def test_the_headline_is_measured_the_original_way(notebook):
+def test_the_headline_is_measured_the_original_way():
     rows = [row("original_augmented", s, 0.1, 0.5) for s in (0, 1)] + [
         row("original_baseline", s, 0.9, 0.37) for s in (0, 1)
     ]
@@ -95,6 +95,19 @@ def test_the_last_size_is_compared_with_the_first():
     assert tables.of_sizes(rows, sizes, "clean")["effect"] == pytest.approx(0.2)
     assert tables.of_sizes(rows[1:-1], sizes, "clean") == {}, "what failed is no other size"
     assert tables.of_sizes(rows, sizes[:1], "clean") == {}
+
+
+def test_every_network_gets_its_best_rate():
+    """The rate is that of the best mean over seeds, not of the best single run, and all its seeds are kept."""
+    rows = [
+        row("flip", seed, clean) | {"id": i}
+        for i, (seed, clean) in enumerate(((0, 0.9), (1, 0.1), (0, 0.6), (1, 0.5), (0, 0.2)))
+    ]
+    settings = [("a", 0.1), ("a", 0.1), ("a", 0.2), ("a", 0.2), ("b", 0.1)]
+    for each, (network, lr) in zip(rows, settings, strict=True):
+        each["params"] |= {"network": network, "lr": lr}
+    assert [each["id"] for each in tables.best_rate(rows)] == [2, 3, 4]
+    assert tables.best_rate(rows[:2]) == rows[:2]
 
 
 def test_runs():
