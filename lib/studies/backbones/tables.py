@@ -3,6 +3,8 @@
 Introduced in notebooks/backbone_comparison.ipynb.
 """
 
+import base64
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,13 +25,18 @@ MASKS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
 
 
 def pack(values: pd.Series) -> str:
-    """Numbers as thousandths, NaN as "-", in one line of text: a table in a committed row stays small."""
-    return " ".join("-" if np.isnan(v) else str(round(1000 * v)) for v in values)
+    """Numbers as thousandths, NaN as "-", compressed: a table in a committed row stays small."""
+    text = " ".join("-" if np.isnan(v) else str(round(1000 * v)) for v in values)
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def unpack(text: str) -> np.ndarray:
-    """What `pack` wrote, `[n]`."""
-    return np.array([np.nan if v == "-" else int(v) / 1000 for v in text.split()])
+    """What `pack` wrote, `[n]`; ValueError for any other text."""
+    try:
+        known = zlib.decompress(base64.b64decode(text, validate=True)).decode()
+    except zlib.error as error:
+        raise ValueError(f"no text of pack: {text!r:.60} ({error})") from error
+    return np.array([np.nan if v == "-" else int(v) / 1000 for v in known.split()])
 
 
 def name_of(params: dict[str, Any]) -> str:

@@ -25,6 +25,8 @@ def test_what_is_standard_is_input_and_target_and_backbones_are_averaged():
 def test_text_holds_a_column():
     values = pd.Series([0.1234, np.nan, 1.0, 0.0])
     np.testing.assert_allclose(unpack(pack(values)), [0.123, np.nan, 1.0, 0.0])
+    with pytest.raises(ValueError, match="no text of pack"):
+        unpack("bm90IGNvbXByZXNzZWQ=")
 
 
 def row(backbone, seed, best, recipe="ours", course=((10, 2.0, 0.1), (20, 1.0, 0.5), (30, 1.5, 0.4))):
