@@ -412,7 +412,7 @@ def alarms(root: Path = STREETS, model: str | Path = "streethazards", scores: Se
         from lib.studies.roads.alarms import BUDGETS, RATES, Frame
         from lib.studies.roads.experiment import RoadStudy
 
-        run, mine = zoo.load(model), []
+        run, mine = streets.precise(zoo.load(model), root), []
         study = RoadStudy(root, tuple(run.header["config"]["size"]), device="cpu")
         names = list(scores or watch.SCORES)
 

@@ -10,15 +10,16 @@ import lib
 from lib import anomaly
 from lib.apply import streets, zoo
 from lib.studies.roads import alarms
+from lib.studies.roads.courses import Watched
 from lib.studies.roads.experiment import RoadStudy
 from lib.training import Run
 
 
 @pytest.fixture(scope="module")
 def segmenter():
-    """The committed segmenter, and statistics of five frames that were kept and read again."""
+    """The committed segmenter with batch statistics of whole frames, and the study that it is of."""
     with warnings.catch_warnings(action="ignore"):
-        run = lib.load("streethazards", "cpu")
+        run = streets.precise(lib.load("streethazards", "cpu"))
     return run, RoadStudy(size=tuple(run.header["config"]["size"]), device="cpu")
 
 
@@ -42,8 +43,28 @@ def test_scores_of_a_street_are_those_of_the_tables(segmenter, tmp_path, monkeyp
     assert lib.anomaly_of(np.stack([picture] * 2), run, score="energy").shape == (2, 40, 60)
 
 
+def test_scores_are_of_a_network_with_statistics_of_whole_frames(segmenter, tmp_path, monkeypatch):
+    """Read from the cache it is the network that was measured; the one handed in stays as it was."""
+    study = segmenter[1]
+    with warnings.catch_warnings(action="ignore"):
+        raw = lib.load("streethazards", "cpu")
+    monkeypatch.setattr(streets, "ROOT", tmp_path)
+    measured = streets.precise(Run(raw.model, raw.header, {})).model
+    streets._PRECISE.clear()
+    again = streets.precise(Run(raw.model, raw.header, {}))
+    assert again.model is not measured and streets.precise(again) is again, "it is not made twice"
+    due = Watched(size=study.size).precise(raw.model).state_dict()
+    for key, value in again.model.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, due[key]) and torch.equal(value, measured.state_dict()[key])
+    moved = [k for k, v in raw.model.state_dict().items() if not torch.equal(v, due[k])]
+    assert moved and all("running_" in k or "num_batches" in k for k in moved)
+    with pytest.raises(zoo.Wrong, match="the model learned from of elsewhere; restore"):
+        streets.precise(Run(torch.nn.Linear(1, 1), raw.header | {"data": "of elsewhere"}, {}))
+
+
 def test_statistics_are_of_the_frames_that_the_model_has_learned_from(segmenter, picture):
-    run, other = segmenter[0], Run(segmenter[0].model, segmenter[0].header | {"data": "of elsewhere"}, {})
+    run, other = segmenter[0], Run(torch.nn.Linear(1, 1), segmenter[0].header | {"data": "of elsewhere"}, {})
     with pytest.raises(zoo.Wrong, match=r"streethazards train n=\d+ .*, the model learned from of elsewhere; restore"):
         streets.statistics(other)
     with pytest.raises(zoo.Wrong, match="there is no score 'fear'; choose one of msp"):
