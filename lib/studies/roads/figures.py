@@ -161,6 +161,33 @@ def courses(rows: list[dict], pairs: dict[str, Sides]) -> Figure:
     return figure
 
 
+def learned(rows: list[dict], place: dict[str, float]) -> Figure:
+    """How a main model comes to name streets and to tell anomalies: mIoU, AUROC and AUPR over steps, mean over seeds.
+
+    Args:
+        rows: of `Watched.course`; of a seed that was loaded there is the end alone, and it is left out.
+        place: AUROC and AUPR, by these names, of a map that does not look at the image.
+    """
+    courses = [row["metrics"] for row in rows]
+    most = max(len(course) for course in courses)
+    runs = [[{"step": int(step), **m} for step, m in course.items()] for course in courses if len(course) == most]
+    figure, axes = plt.subplots(1, 3, figsize=(9.4, 3), layout="constrained")
+    names = [key.removeprefix("auroc ") for key in runs[0][0] if key.startswith("auroc ")]
+    panels = {"mIoU": {s: s for s in ("train", "validation", "test")}}
+    panels |= {key: {name: f"{key.lower()} {name}" for name in names} for key in ("AUROC", "AUPR")}
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        known = {
+            name: [[{"step": r["step"], "value": r[key]} for r in run] for run in runs] for name, key in lines.items()
+        }
+        plots.curves(axis, known, "value", title)
+        if title in place:
+            axis.axhline(place[title], color="black", linestyle=":", linewidth=1, label="place")
+        axis.set_ylim(bottom=0)
+    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8)
+    return figure
+
+
 def alarmed(frames: Sequence[Frame], scores: Sequence[Tensor], seen: Alarms, i: int) -> Figure:
     """Frame, prediction, score and alarms of the frames that are `cases` of threshold `i`, a row each.
 

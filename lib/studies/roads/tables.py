@@ -208,6 +208,23 @@ def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
     return rows.round(digits).astype({"seeds": int})
 
 
+def gained(rows: list[dict], images: dict[str, int]) -> pd.DataFrame:
+    """What the batch statistics of whole frames add to running ones, as of `intervals.difference`, a row a measure.
+
+    Args:
+        rows: of `Watched.compared`; images: how many the draws of mIoU were drawn from, by split.
+    """
+    precise, running = ({r["params"]["seed"]: r["metrics"][how] for r in rows} for how in ("precise", "running"))
+    found = {}
+    for key in [key for key in next(iter(running.values())) if key != "draws"]:
+        values = [{seed: m[key] for seed, m in side.items()} for side in (precise, running)]
+        drawn = [
+            {s: unpacked(m["draws"][key]) for s, m in side.items() if key in m["draws"]} for side in (precise, running)
+        ]
+        found[key] = difference(*values, draws=drawn if drawn[0] else None, units=images.get(key, np.inf))
+    return pd.DataFrame(found).T
+
+
 def switches(report: measures.Report) -> dict[str, float]:
     """One score by every rule that is in use; `report` of `anomaly.Evaluation` by the rule "nearest"."""
     curve, nearest = report.curve, report.values

@@ -110,6 +110,18 @@ def test_every_network_gets_its_best_rate():
     assert tables.best_rate(rows[:2]) == rows[:2]
 
 
+def test_what_whole_frames_add_is_paired_by_seed_and_by_image():
+    draws = lambda x: {"test": packed(x + np.linspace(-0.1, 0.1, 200))}  # noqa: E731
+    side = lambda x: {"test": x, "auroc msp": x / 2, "draws": draws(x)}  # noqa: E731
+    metrics = [{"running": side(x), "precise": side(x + gain)} for x, gain in ((0.4, 0.1), (0.5, 0.12), (0.6, 0.11))]
+    found = tables.gained([{"params": {"seed": s}, "metrics": m} for s, m in enumerate(metrics)], images={"test": 60})
+    assert list(found.index) == ["test", "auroc msp"]
+    assert found.loc["test", "difference"] == pytest.approx(0.11) and found.loc[
+        "auroc msp", "difference"
+    ] == pytest.approx(0.055)
+    assert 0.05 < found.loc["test", "low"] < 0.11, "images are the same on both sides, so that only seeds differ"
+
+
 def test_runs():
     run = tables.runs_of(ROWS, "net {treatment}")[0]
     assert run["config"] == "net flip" and run["seed"] == 1 and run["metrics"]["gap"] == pytest.approx(0.1)
