@@ -166,7 +166,7 @@ def learned(rows: list[dict], place: dict[str, float]) -> Figure:
 
     Args:
         rows: of `Watched.course`; of a seed that was loaded there is the end alone, and it is left out.
-        place: AUROC and AUPR, by these names, of a map that does not look at the image.
+        place: measures of a map that does not look at the image, whose `auroc_pooled` and `aupr_pooled` are lines.
     """
     courses = [row["metrics"] for row in rows]
     most = max(len(course) for course in courses)
@@ -180,8 +180,8 @@ def learned(rows: list[dict], place: dict[str, float]) -> Figure:
             name: [[{"step": r["step"], "value": r[key]} for r in run] for run in runs] for name, key in lines.items()
         }
         plots.curves(axis, known, "value", title)
-        if title in place:
-            axis.axhline(place[title], color="black", linestyle=":", linewidth=1, label="place")
+        if f"{title.lower()}_pooled" in place:
+            axis.axhline(place[f"{title.lower()}_pooled"], color="black", linestyle=":", linewidth=1, label="place")
         axis.set_ylim(bottom=0)
     axes[0].legend(fontsize=8)
     axes[1].legend(fontsize=8)

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib import results, sweeps
 from lib.anomaly import PLACES
 from lib.files import unpacked
 from lib.metrics import anomaly as measures
 from lib.metrics import intervals
 from lib.metrics.intervals import difference, holm
+from lib.studies.roads import pretrained
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it is compared with
 
@@ -18,6 +20,16 @@ Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it
 def sides(pairs: dict[str, tuple[str, str, str]]) -> dict[str, Sides]:
     """Pairs (treatment, baseline, the view of both)."""
     return {name: ((a, view), (b, view)) for name, (a, b, view) in pairs.items()}
+
+
+def whole_frames(treatments: Sequence[str]) -> dict[str, Sides]:
+    """What statistics of whole frames, see `Watched.precise`, add to each treatment, and treatments against the first.
+
+    Both of those with such statistics.
+    """
+    first, *others = treatments
+    added = {f"whole frames, {t}": ((t, "clean_precise"), (t, "clean")) for t in treatments}
+    return added | sides({f"{t}, both of whole frames": (t, first, "clean_precise") for t in others})
 
 
 #: The original's headline as it measured it, in two parts; then the same models judged clean: treatment, baseline, and
@@ -40,6 +52,8 @@ FAULTS: dict[str, Sides] = {
     "judged on an augmented validation set": (("all", "own"), ("all", "clean")),
     "mean over batches of four": (("all", "clean_batch4"), ("all", "clean")),
 }
+#: Groups of effects that are the original's.
+ORIGINAL = {"5. faults of the original": FAULTS, "5. its headline, repeated, and judged clean": HEADLINE}
 
 
 def values(rows: list[dict], treatment: str, view: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
@@ -86,14 +100,12 @@ def runs_of(rows: list[dict], config: str = "{treatment}") -> list[dict[str, Any
     return runs
 
 
-def best_rate(rows: list[dict]) -> list[dict]:
-    """Of rows that differ in `lr` and seed as well, those of the rate with the best mean `clean`, each other way."""
-    found: dict[str, dict[float, list[dict]]] = {}
-    for row in rows:
-        rest = str({k: v for k, v in row["params"].items() if k not in ("lr", "seed")})
-        found.setdefault(rest, {}).setdefault(row["params"]["lr"], []).append(row)
-    mean = lambda some: np.mean([row["metrics"]["clean"] for row in some])  # noqa: E731
-    return [row for rates in found.values() for row in max(rates.values(), key=mean)]
+def networks(runs: list[dict], control: str) -> pd.DataFrame:
+    """Means of `runs_of` by network; `seconds` relative to the control's, parameters in millions."""
+    found = pd.DataFrame(results.means(runs)).T
+    found["seconds"] /= found["seconds"].get(control, float("nan"))
+    found["parameters"] /= 1e6
+    return found[["clean", "train", "gap", "parameters", "seconds", "memory_mb"]].astype(float).round(2)
 
 
 def anomaly_runs(rows: list[dict], prefix: str = "") -> list[dict[str, Any]]:
@@ -170,6 +182,12 @@ def chosen(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def chosen_runs(picked: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table of `chosen` as runs: "chosen in t5 by auroc"."""
+    rows = [dict(row) for _, row in picked.drop(columns="score").iterrows()]
+    return [{"config": f"chosen in {r.pop('chosen in')} by {r.pop('by')}", "seed": 0, "metrics": r} for r in rows]
+
+
 def by_trait(traits: pd.DataFrame, values: dict[str, np.ndarray]) -> pd.DataFrame:
     """Whether frames that have more of a trait have more of a value, a row a trait and value.
 
@@ -208,6 +226,41 @@ def table(found: dict[str, dict[str, float]]) -> pd.DataFrame:
     return rows.round(digits).astype({"seeds": int})
 
 
+def beside(models: list[dict], untouched: list[dict], mixed: list[dict]) -> list[dict]:
+    """Rows of trained models with scores of features that no street has touched: "knn, ImageNet".
+
+    Args:
+        models: of `AnomalyStudy.measure`; untouched: the same of untrained networks, by their weights.
+        mixed: of `Joined`, by seed: scores that fuse the trained model's energy with such features.
+    """
+    fused = {row["params"]["seed"]: row["metrics"]["scores"] for row in mixed}
+    found = []
+    for row in models:
+        scores = row["metrics"]["scores"] | {
+            f"{n}, ImageNet": s for n, s in fused.get(row["params"]["seed"], {}).items()
+        }
+        for other in untouched:
+            scores |= pretrained.named(other["metrics"]["scores"], other["params"]["weights"])
+        found.append(row | {"metrics": row["metrics"] | {"scores": scores}})
+    return found
+
+
+def statistics_runs(rows: list[dict]) -> list[dict[str, Any]]:
+    """Rows of `Watched.compared` as runs: "running statistics", and "precise statistics" of whole frames."""
+    sides = [(r["params"]["seed"], how, r["metrics"][how]) for r in rows for how in ("running", "precise")]
+    plain = [(seed, how, {k: v for k, v in found.items() if k != "draws"}) for seed, how, found in sides]
+    return [{"config": f"{how} statistics", "seed": seed, "metrics": found} for seed, how, found in plain]
+
+
+def course_runs(rows: list[dict]) -> list[dict[str, Any]]:
+    """Rows of `Watched.course` as runs: "after 600 steps"."""
+    return [
+        {"config": f"after {step} steps", "seed": row["params"]["seed"], "metrics": found}
+        for row in rows
+        for step, found in row["metrics"].items()
+    ]
+
+
 def gained(rows: list[dict], images: dict[str, int]) -> pd.DataFrame:
     """What the batch statistics of whole frames add to running ones, as of `intervals.difference`, a row a measure.
 
@@ -223,6 +276,13 @@ def gained(rows: list[dict], images: dict[str, int]) -> pd.DataFrame:
         ]
         found[key] = difference(*values, draws=drawn if drawn[0] else None, units=images.get(key, np.inf))
     return pd.DataFrame(found).T
+
+
+def repeats(row: dict, closed: dict[str, float], scores: dict[str, dict]) -> bool:
+    """Whether a model has today, within 0.005, the numbers of its row: mIoU on the held-out split, and scores."""
+    pairs = [(closed, row["test"]), *((found, row["scores"][name]) for name, found in scores.items())]
+    numbers = [(a, {k: v for k, v in b.items() if isinstance(v, float)}) for a, b in pairs]
+    return all(sweeps.close(a, b, 0.005) for a, b in numbers)
 
 
 def switches(report: measures.Report) -> dict[str, float]:

@@ -74,7 +74,7 @@ def test_a_course_is_the_difference_at_each_step():
 def test_a_main_model_is_drawn_over_its_steps_without_those_that_were_loaded():
     step = lambda x: {"train": x, "validation": x, "test": x / 2, "auroc msp": 0.9, "aupr msp": x / 10}  # noqa: E731
     rows = [{"metrics": {"9": step(1.0)}}, *({"metrics": {"3": step(x), "9": step(x + 0.2)}} for x in (0.4, 0.6))]
-    axes = figures.learned(rows, {"AUROC": 0.8}).axes
+    axes = figures.learned(rows, {"auroc_pooled": 0.8}).axes
     assert [line.get_label() for line in axes[0].lines] == ["train", "validation", "test"]
     assert axes[0].lines[2].get_ydata() == pytest.approx([0.25, 0.35])
     assert axes[2].lines[0].get_ydata() == pytest.approx([0.05, 0.07]) and len(axes[2].lines) == 1

@@ -10,7 +10,7 @@ from lib import sweeps
 from lib.data.streethazards import CLASSES
 from lib.files import packed
 from lib.metrics import anomaly as measures
-from lib.studies.roads import tables
+from lib.studies.roads import pretrained, tables
 
 
 def row(treatment, seed, clean, squash_batch4=0.2):
@@ -74,9 +74,9 @@ def test_p_is_corrected_for_the_number_of_effects():
 
 
 def test_every_pair_names_treatments_and_views_that_exist(notebook):
-    for sides in [*tables.FAULTS.values(), *tables.HEADLINE.values()]:
+    for sides in [*tables.FAULTS.values(), *tables.HEADLINE.values(), *tables.whole_frames(["none", "all"]).values()]:
         for treatment, view in sides:
-            assert treatment in notebook["TREATMENTS"] and view in row("x", 0, 0.1)["metrics"]
+            assert treatment in notebook["TREATMENTS"] and view in {*row("x", 0, 0.1)["metrics"], "clean_precise"}
 
 
 def test_the_headline_is_measured_the_original_way():
@@ -97,17 +97,52 @@ def test_the_last_size_is_compared_with_the_first():
     assert tables.of_sizes(rows, sizes[:1], "clean") == {}
 
 
-def test_every_network_gets_its_best_rate():
-    """The rate is that of the best mean over seeds, not of the best single run, and all its seeds are kept."""
-    rows = [
-        row("flip", seed, clean) | {"id": i}
-        for i, (seed, clean) in enumerate(((0, 0.9), (1, 0.1), (0, 0.6), (1, 0.5), (0, 0.2)))
-    ]
-    settings = [("a", 0.1), ("a", 0.1), ("a", 0.2), ("a", 0.2), ("b", 0.1)]
-    for each, (network, lr) in zip(rows, settings, strict=True):
-        each["params"] |= {"network": network, "lr": lr}
-    assert [each["id"] for each in tables.best_rate(rows)] == [2, 3, 4]
-    assert tables.best_rate(rows[:2]) == rows[:2]
+def test_whole_frames_are_asked_of_each_treatment_and_between_them():
+    found = tables.whole_frames(["none", "flip"])
+    assert found == {
+        "whole frames, none": (("none", "clean_precise"), ("none", "clean")),
+        "whole frames, flip": (("flip", "clean_precise"), ("flip", "clean")),
+        "flip, both of whole frames": (("flip", "clean_precise"), ("none", "clean_precise")),
+    }
+
+
+def test_untouched_features_stand_beside_each_model():
+    models = [{"params": {"seed": s}, "metrics": {"scores": {"msp": s}, "test": s}} for s in (0, 1)]
+    features = dict.fromkeys(pretrained.FEATURES, 7)
+    untouched = [{"params": {"weights": w}, "metrics": {"scores": features | {"other": 0}}} for w in pretrained.WEIGHTS]
+    mixed = [{"params": {"seed": 1}, "metrics": {"scores": {"heat": 5}}}]
+    zero, one = (row["metrics"]["scores"] for row in tables.beside(models, untouched, mixed))
+    assert one["heat, ImageNet"] == 5 and "heat, ImageNet" not in zero and one["msp"] == 1
+    assert zero["knn, random"] == zero["knn, ImageNet"] == 7 and not any("other" in name for name in zero)
+    assert models[0]["metrics"]["scores"] == {"msp": 0}, "rows are what was measured"
+
+
+def test_runs_of_statistics_and_courses():
+    side = lambda x: {"test": x, "draws": {"test": "="}}  # noqa: E731
+    found = tables.statistics_runs([{"params": {"seed": 3}, "metrics": {"running": side(0.4), "precise": side(0.5)}}])
+    assert [(r["config"], r["seed"], r["metrics"]) for r in found] == [
+        ("running statistics", 3, {"test": 0.4}), ("precise statistics", 3, {"test": 0.5})
+    ]  # fmt: skip
+    (run,) = tables.course_runs([{"params": {"seed": 3}, "metrics": {"600": {"test": 0.4}}}])
+    assert run == {"config": "after 600 steps", "seed": 3, "metrics": {"test": 0.4}}
+
+
+def test_a_model_repeats_its_row():
+    row = {"test": {"miou": 0.5, "n": 3}, "scores": {"msp": {"auroc": 0.9, "kinds": {}}, "knn": {"auroc": 0.1}}}
+    now = {"miou": 0.502}
+    assert tables.repeats(row, now, {"msp": {"auroc": 0.898}})
+    assert not tables.repeats(row, now, {"msp": {"auroc": 0.8}}) and not tables.repeats(row, {"miou": 0.6}, {})
+
+
+def test_networks_are_compared_with_their_control():
+    runs = [
+        {"config": name, "seed": 0, "metrics": dict.fromkeys(("clean", "train", "gap", "memory_mb"), 0.5)
+         | {"seconds": seconds, "parameters": 3e6}}
+        for name, seconds in (("small", 10.0), ("large", 25.0))
+    ]  # fmt: skip
+    found = tables.networks(runs, "small")
+    assert found.loc["large", "seconds"] == 2.5 and found.loc["small", "parameters"] == 3
+    assert np.isnan(tables.networks(runs, "none")["seconds"]).all()
 
 
 def test_what_whole_frames_add_is_paired_by_seed_and_by_image():
