@@ -34,7 +34,7 @@ def unpack(text: str) -> np.ndarray:
     """What `pack` wrote, `[n]`; ValueError for any other text."""
     try:
         known = zlib.decompress(base64.b64decode(text, validate=True)).decode()
-    except zlib.error as error:
+    except (ValueError, zlib.error) as error:
         raise ValueError(f"no text of pack: {text!r:.60} ({error})") from error
     return np.array([np.nan if v == "-" else int(v) / 1000 for v in known.split()])
 

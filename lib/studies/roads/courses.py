@@ -29,7 +29,7 @@ class Watched(RoadStudy):
     """A `RoadStudy` whose trainings may be looked at, and whose networks may get batch statistics of whole frames.
 
     Args:
-        looks: how often, evenly spaced, the end included; 0 for never.
+        looks: about how often, evenly spaced; what trains looks at the end as well. 0 for never.
         look: what is asked of the network, which it may leave in eval mode.
         seen: its answers, by step; nets: the networks that were trained. Both are filled while training.
     """
@@ -40,7 +40,7 @@ class Watched(RoadStudy):
     nets: list[nn.Module] = field(default_factory=list)
 
     def loss(self, recipe: Recipe, transform: Callable) -> Callable:
-        """As of `RoadStudy`; looks before a step, without autocast, which changes no number of the training."""
+        """As of `RoadStudy`; looks before a step, without autocast. On a CPU that changes no number of the training."""
         inner, every = super().loss(recipe, transform), max(recipe.steps // max(self.looks, 1), 1)
 
         def loss(net: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:

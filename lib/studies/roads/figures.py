@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from lib import plots
 from lib.data.streethazards import ANOMALY, CLASSES, PALETTE
 from lib.metrics.anomaly import Curve
-from lib.studies.roads import alarms
+from lib.studies.roads import alarms, tables
 from lib.studies.roads.alarms import RED, Alarms, Frame, OperatingPoints
 from lib.studies.roads.experiment import Frames
 from lib.studies.roads.tables import Sides
@@ -112,11 +112,11 @@ def networks(summary: dict[str, dict[str, dict[str, float]]]) -> Figure:
     return figure
 
 
-def effects(groups: dict[str, Iterable[str]], found: dict[int, dict[str, dict[str, float]]]) -> Figure:
+def effects(groups: dict[str, Iterable[str]], found: dict[str, dict[str, dict[str, float]]]) -> Figure:
     """Effects as points with intervals, groups of names below each other; filled where the interval excludes zero.
 
     Args:
-        found: by the number of steps, effects by name.
+        found: effects by name, of each length of training, by its label.
     """
     known = {title: [n for n in names if any(n in some for some in found.values())] for title, names in groups.items()}
     known = {title: names for title, names in known.items() if names} or {"no effect was measured": []}
@@ -125,19 +125,19 @@ def effects(groups: dict[str, Iterable[str]], found: dict[int, dict[str, dict[st
     figure, axes = plt.subplots(len(known), 1, figsize=(7.6, 0.29 * sum(sizes) + 1.2), **layout)
     colours = dict(zip(found, ("#999933", "#332288"), strict=False))
     for axis, (title, names) in zip(axes[:, 0], known.items(), strict=True):
-        for i, (steps, some) in enumerate(found.items()):
+        for i, (label, some) in enumerate(found.items()):
             for y, e in enumerate(map(some.get, names)):
                 if e:
-                    fill, at = colours[steps] if e["low"] > 0 or e["high"] < 0 else "white", y + 0.3 * i - 0.15
-                    axis.plot([100 * e["low"], 100 * e["high"]], [at, at], color=colours[steps], linewidth=1.5)
-                    axis.plot(100 * e["effect"], at, "o", color=colours[steps], markerfacecolor=fill, markersize=5)
+                    fill, at = colours[label] if e["low"] > 0 or e["high"] < 0 else "white", y + 0.3 * i - 0.15
+                    axis.plot([100 * e["low"], 100 * e["high"]], [at, at], color=colours[label], linewidth=1.5)
+                    axis.plot(100 * e["effect"], at, "o", color=colours[label], markerfacecolor=fill, markersize=5)
         axis.axvline(0, color="black", linewidth=0.8, linestyle=":")
         axis.set(yticks=range(len(names)), ylim=(max(len(names), 1) - 0.5, -0.5))
         axis.set_yticklabels(names, fontsize=8)
         axis.set_title(title, fontsize=9, loc="left")
         axis.grid(alpha=0.3, axis="x")
     axis.set_xlabel("change of mIoU, points")
-    shown = [plt.Line2D([], [], color=colour, marker="o", label=f"{steps} steps") for steps, colour in colours.items()]
+    shown = [plt.Line2D([], [], color=colour, marker="o", label=label) for label, colour in colours.items()]
     figure.legend(handles=shown, loc="outside upper right", ncols=len(shown), fontsize=8, frameon=False)
     return figure
 
@@ -165,15 +165,14 @@ def learned(rows: list[dict], place: dict[str, float]) -> Figure:
     """How a main model comes to name streets and to tell anomalies: mIoU, AUROC and AUPR over steps, mean over seeds.
 
     Args:
-        rows: of `Watched.course`; of a seed that was loaded there is the end alone, and it is left out.
+        rows: of `Watched.course`; those of `tables.whole_courses` are drawn.
         place: measures of a map that does not look at the image, whose `auroc_pooled` and `aupr_pooled` are lines.
     """
-    courses = [row["metrics"] for row in rows]
-    most = max(len(course) for course in courses)
-    runs = [[{"step": int(step), **m} for step, m in course.items()] for course in courses if len(course) == most]
+    courses = [row["metrics"] for row in tables.whole_courses(rows)]
+    runs = [[{"step": int(step), **m} for step, m in course.items()] for course in courses]
     figure, axes = plt.subplots(1, 3, figsize=(9.4, 3), layout="constrained")
     names = [key.removeprefix("auroc ") for key in runs[0][0] if key.startswith("auroc ")]
-    panels = {"mIoU": {s: s for s in ("train", "validation", "test")}}
+    panels = {"mIoU": {s: s for s in runs[0][0] if s != "step" and not s.startswith(("auroc ", "aupr "))}}
     panels |= {key: {name: f"{key.lower()} {name}" for name in names} for key in ("AUROC", "AUPR")}
     for axis, (title, lines) in zip(axes, panels.items(), strict=True):
         known = {

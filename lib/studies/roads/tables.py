@@ -1,6 +1,6 @@
 """Rows of the road experiments as effects, runs and tables. Introduced in notebooks/streethazards.ipynb."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -136,17 +136,19 @@ def paired(rows: list[dict], key: str, images: float = np.inf, controls: Sequenc
         images: how many frames were drawn from.
     """
     by_seed = {row["params"]["seed"]: row["metrics"]["scores"] for row in rows if row["metrics"]}
-    known = next(iter(by_seed.values()))
+    known = dict.fromkeys(name for scores in by_seed.values() for name in scores)
     names, controls = [n for n in known if n not in controls], [c for c in controls if c in known]
 
     def side(name: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
-        values = {seed: scores[name].get(key, np.nan) for seed, scores in by_seed.items()}
-        return values, {s: unpacked(scores[name]["draws"][key]) for s, scores in by_seed.items()}
+        mine = {seed: scores[name] for seed, scores in by_seed.items() if name in scores}  # one may have failed
+        return {s: m.get(key, np.nan) for s, m in mine.items()}, {s: unpacked(m["draws"][key]) for s, m in mine.items()}
 
     found = {}
     for name in names:
         for control in controls:
             (ours, our_draws), (theirs, their_draws) = side(name), side(control)
+            if not ours.keys() & theirs.keys():
+                continue
             found[f"{name} - {control}"] = difference(ours, theirs, draws=(our_draws, their_draws), units=images)
     table = pd.DataFrame(found).T
     return table.assign(holm=holm(table["p"]))
@@ -253,20 +255,27 @@ def statistics_runs(rows: list[dict]) -> list[dict[str, Any]]:
 
 
 def course_runs(rows: list[dict]) -> list[dict[str, Any]]:
-    """Rows of `Watched.course` as runs: "after 600 steps"."""
+    """Rows of `Watched.course` as runs: "after 600 steps"; without seeds that `whole_courses` leaves out."""
     return [
         {"config": f"after {step} steps", "seed": row["params"]["seed"], "metrics": found}
-        for row in rows
+        for row in whole_courses(rows)
         for step, found in row["metrics"].items()
     ]
 
 
-def gained(rows: list[dict], images: dict[str, int]) -> pd.DataFrame:
+def whole_courses(rows: list[dict]) -> list[dict]:
+    """Rows of `Watched.course` with most steps: of a model that was loaded, or went on, there are fewer."""
+    most = max(len(row["metrics"]) for row in rows)
+    return [row for row in rows if len(row["metrics"]) == most]
+
+
+def gained(rows: list[dict], splits: Mapping[str, Sized]) -> pd.DataFrame:
     """What the batch statistics of whole frames add to running ones, as of `intervals.difference`, a row a measure.
 
     Args:
-        rows: of `Watched.compared`; images: how many the draws of mIoU were drawn from, by split.
+        rows: of `Watched.compared`; splits: that were judged, of `train` every second frame.
     """
+    images = {name: len(range(0, len(split), 1 + (name == "train"))) for name, split in splits.items()}
     precise, running = ({r["params"]["seed"]: r["metrics"][how] for r in rows} for how in ("precise", "running"))
     found = {}
     for key in [key for key in next(iter(running.values())) if key != "draws"]:

@@ -1,10 +1,14 @@
 """Rows become runs and effects, the right ones."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from lib import ROOT
+from lib.data.movi import MATERIALS
 from lib.models.dinosaur import NORMS
 from lib.studies.backbones import tables
 from lib.studies.backbones.tables import pack, unpack
@@ -113,3 +117,12 @@ def test_courses_become_histories_of_a_configuration():
     found = tables.courses(rows, ["a", "a, drifting", "a, original"])
     assert list(found) == ["a", "a, drifting"] and len(found["a"]) == 2
     assert found["a"][0][1] == {"step": 20, "loss": 1.0, "fg_ari": 0.5}
+
+
+@pytest.mark.parametrize("name", ["sweep_backbone", "sweep_backbone_untrained", "sweep_backbone_twins"])
+def test_committed_tables_of_objects_can_be_read(name):
+    rows = json.loads((ROOT / "figures" / "results" / f"{name}.json").read_text())["rows"]
+    for metrics in (row["metrics"] for row in rows):
+        texts = metrics.get("objects") or {key: metrics[key] for key in MATERIALS}
+        sizes = {key: unpack(text).size for key, text in texts.items()}
+        assert len(set(sizes.values())) == 1 and min(sizes.values()) > 100

@@ -43,8 +43,8 @@ def test_they_can_be_drawn(scene, root):
         figures.towns(splits),
         figures.curves({"msp": curve_of(scores, truth)}),
         figures.thresholds({"msp": (seen, seen), "energy": (cut, cut)}),
-        figures.effects({"a": effects, "b": []}, {120: effects, 1200: {}}),
-        figures.effects({"a": ["y"]}, {120: effects}),
+        figures.effects({"a": effects, "b": []}, {"120 steps": effects, "long": {}}),
+        figures.effects({"a": ["y"]}, {"120 steps": effects}),
         figures.networks({"net": {f"iou {c}": {"mean": 0.5} for c in CLASSES}}),
     ):
         figure.canvas.draw()
@@ -52,7 +52,7 @@ def test_they_can_be_drawn(scene, root):
 
 def test_effects_of_both_lengths_stand_side_by_side():
     e = lambda value, low: {"effect": value, "low": low, "high": 0.3}  # noqa: E731
-    found = {120: {"x": e(0.1, 0.05), "y": e(0.1, -0.1)}, 1200: {"y": e(0.2, 0.1)}}
+    found = {"short": {"x": e(0.1, 0.05), "y": e(0.1, -0.1)}, "long": {"y": e(0.2, 0.1)}}
     axis, other = figures.effects({"a": ["x", "y"], "b": ["y", "z"]}, found).axes
     assert [t.get_text() for t in axis.get_yticklabels()] == ["x", "y"]
     assert [t.get_text() for t in other.get_yticklabels()] == ["y"], "what nobody measured has no line"

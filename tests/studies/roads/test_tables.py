@@ -117,14 +117,28 @@ def test_untouched_features_stand_beside_each_model():
     assert models[0]["metrics"]["scores"] == {"msp": 0}, "rows are what was measured"
 
 
+def test_a_score_that_failed_in_one_seed_is_compared_in_the_others():
+    score = lambda x: {"auroc_pooled": x, "draws": {"auroc_pooled": packed(np.full(9, x))}}  # noqa: E731
+    every = {"msp": score(0.8), "place_train": score(0.6)}
+    rows = [{"params": {"seed": s}, "metrics": {"scores": dict(every)}} for s in (0, 1, 2)]
+    for row in rows[1:]:
+        row["metrics"]["scores"]["heat"] = score(0.9)
+    found = tables.paired(rows, "auroc_pooled", controls=["place_train"])
+    assert found["seeds"].to_dict() == {"msp - place_train": 3, "heat - place_train": 2}
+    assert found.loc["heat - place_train", "difference"] == pytest.approx(0.3, abs=1e-4)
+
+
 def test_runs_of_statistics_and_courses():
     side = lambda x: {"test": x, "draws": {"test": "="}}  # noqa: E731
     found = tables.statistics_runs([{"params": {"seed": 3}, "metrics": {"running": side(0.4), "precise": side(0.5)}}])
     assert [(r["config"], r["seed"], r["metrics"]) for r in found] == [
         ("running statistics", 3, {"test": 0.4}), ("precise statistics", 3, {"test": 0.5})
     ]  # fmt: skip
-    (run,) = tables.course_runs([{"params": {"seed": 3}, "metrics": {"600": {"test": 0.4}}}])
-    assert run == {"config": "after 600 steps", "seed": 3, "metrics": {"test": 0.4}}
+    loaded = {"params": {"seed": 2}, "metrics": {"900": {"test": 0.9}}}
+    rows = [loaded, {"params": {"seed": 3}, "metrics": {"600": {"test": 0.4}, "900": {"test": 0.5}}}]
+    assert [(r["config"], r["seed"]) for r in tables.course_runs(rows)] == [
+        ("after 600 steps", 3), ("after 900 steps", 3)
+    ], "a mean over other seeds at the end would look like progress"  # fmt: skip
 
 
 def test_a_model_repeats_its_row():
@@ -146,15 +160,22 @@ def test_networks_are_compared_with_their_control():
 
 
 def test_what_whole_frames_add_is_paired_by_seed_and_by_image():
-    draws = lambda x: {"test": packed(x + np.linspace(-0.1, 0.1, 200))}  # noqa: E731
-    side = lambda x: {"test": x, "auroc msp": x / 2, "draws": draws(x)}  # noqa: E731
-    metrics = [{"running": side(x), "precise": side(x + gain)} for x, gain in ((0.4, 0.1), (0.5, 0.12), (0.6, 0.11))]
-    found = tables.gained([{"params": {"seed": s}, "metrics": m} for s, m in enumerate(metrics)], images={"test": 60})
-    assert list(found.index) == ["test", "auroc msp"]
-    assert found.loc["test", "difference"] == pytest.approx(0.11) and found.loc[
-        "auroc msp", "difference"
-    ] == pytest.approx(0.055)
-    assert 0.05 < found.loc["test", "low"] < 0.11, "images are the same on both sides, so that only seeds differ"
+    noise = np.linspace(-0.1, 0.1, 200)
+    draws = lambda x, wide: {"test": packed(x + wide * noise)}  # noqa: E731
+    side = lambda x, wide: {"test": x, "auroc msp": x / 2, "draws": draws(x, wide)}  # noqa: E731
+
+    def found(wide, images=60):
+        gains = ((0.4, 0.1), (0.5, 0.12), (0.6, 0.11))
+        metrics = [{"running": side(x, 1.0), "precise": side(x + gain, wide)} for x, gain in gains]
+        rows = [{"params": {"seed": s}, "metrics": m} for s, m in enumerate(metrics)]
+        return tables.gained(rows, {"test": range(images)}).astype(float)
+
+    same = found(1.0)
+    assert list(same.index) == ["test", "auroc msp"]
+    assert same["difference"].tolist() == pytest.approx([0.11, 0.055])
+    assert 0.08 < same.loc["test", "low"] < 0.09, "images move both sides alike, so that only seeds differ"
+    assert found(2.0).loc["test", "low"] < 0.02, "images that move one side more"
+    assert found(2.0, 4).loc["test", "low"] < found(2.0).loc["test", "low"], "of few images"
 
 
 def test_runs():
