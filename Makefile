@@ -2,11 +2,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export TQDM_MININTERVAL ?= 1
-# Random weights are drawn by MKL's inverse error function, whose last digits depend on the processor's maker; committed
-# rows are known by a hash of those weights. This path of Intel's gives the digits that AMD's processors give.
-ifneq ($(shell grep -m1 GenuineIntel /proc/cpuinfo 2>/dev/null),)
-export MKL_CBWR ?= AVX
-endif
 
 .PHONY: results test test-browser train site bench mutants rehearse gpu-check gpu-wheels lab readme
 .DELETE_ON_ERROR:

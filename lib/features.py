@@ -118,7 +118,8 @@ def _places(index: np.ndarray | Tensor | slice, scenes: int, frames: int) -> tup
 def describe(backbone: nn.Module, size: int, grid: int) -> dict[str, Any]:
     """What makes tokens what they are, in JSON: the backbone, a hash of its weights, its strides, and the sizes.
 
-    The hash covers names, shapes and values of all parameters and buffers, and so the pixel normalisation.
+    The hash covers names, shapes and values of all parameters and buffers, and so the pixel normalisation. Of what is
+    drawn at random it covers what draws it: last digits of the values depend on the processor's maker.
     """
     return {
         "backbone": backbone.name,
@@ -257,10 +258,13 @@ def _device(module: nn.Module) -> torch.device:
 
 def _weights(module: nn.Module) -> str:
     """Twelve digits of a hash of parameters and buffers with their names, so that layers changed about show."""
-    digest = hashlib.sha256()
+    digest, drawn = hashlib.sha256(), getattr(module, "provenance", "").startswith("random")
+    if drawn:
+        digest.update(f"{module.provenance}, timm {version('timm')}, torch {version('torch')} ".encode())
     for name, value in sorted((*module.named_parameters(), *module.named_buffers()), key=itemgetter(0)):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if not (drawn and isinstance(value, nn.Parameter)):
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:12]
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from lib import ROOT, features, files
 from lib.features import FeatureError, compute, describe, tokens_of
+from lib.models import backbones
 
 
 @pytest.fixture(autouse=True)
@@ -204,11 +205,24 @@ class Twins(Patches):
         self.act.num_heads = heads
 
 
+def test_what_is_drawn_at_random_is_known_by_what_draws_it():
+    """Its last digits are the processor's; weights that were read count by their values."""
+    drawn = backbones.load("random_efficientnet_lite0")
+    before = describe(drawn, 32, 4)
+    next(drawn.parameters()).data.mul_(1 + 1e-6)
+    assert describe(drawn, 32, 4) == before
+    drawn.mean += 1
+    assert describe(drawn, 32, 4) != before
+    drawn.provenance, seen = "a file", []
+    for _ in range(2):
+        seen.append(describe(drawn, 32, 4))
+        next(drawn.parameters()).data.mul_(1 + 1e-6)
+    assert seen[0] != seen[1]
+
+
 def test_the_hash_of_weights_knows_which_layer_is_which_and_the_pixel_normalisation():
     assert describe(Twins(), 32, 4) != describe(Twins(swap=True), 32, 4)
     assert describe(Twins(), 32, 4) == describe(Twins(), 32, 4) != describe(Twins().bfloat16(), 32, 4)
-    from lib.models import backbones
-
     pixels = backbones.load("pixels")
     before = describe(pixels, 32, 4)
     pixels.mean.zero_()
