@@ -112,44 +112,58 @@ class SlotAttention(nn.Module):
         if self.to_place is not None and positions is None:
             raise ValueError("slots with frames need the positions of the inputs, [N, 2]")
         inputs = self.norm_inputs(inputs)
-        k, v = self.to_k(inputs), self.to_v(inputs)  # [B, N, D]
         slots = self.initial_slots(inputs.shape[0]) if slots is None else slots
-        scale = slots.shape[-1] ** -0.5
+        if torch.is_autocast_enabled(where := inputs.device.type):  # once, not in every iteration
+            inputs = inputs.to(torch.get_autocast_dtype(where))
+        scale = slots.shape[-1] ** -0.5 / temperature
         for _ in range(iterations):
             normed = self.norm_slots(slots)
-            logits = torch.einsum("bkd,bnd->bkn", self.to_q(normed), k) * scale
+            # K queries go through the weights of the keys, and K means through those of the values: N inputs need not.
+            logits = (self.to_q(normed) * scale) @ self.to_k.weight @ inputs.mT  # [B, K, N]
             if self.to_place is not None and frames is not None:
-                logits = logits + self._nearness(normed, positions, frames)
-            attention = (logits / temperature).softmax(dim=1)  # over slots: they compete
+                logits = logits + self._nearness(normed, positions, frames) / temperature
+            attention = logits.softmax(dim=1)  # over slots: they compete
             weights = attention + EPSILON
-            weights = weights / weights.sum(dim=-1, keepdim=True)  # over inputs: a weighted mean
             if self.to_place is not None:
                 frames = measure_frames(weights, positions)
-            updates = torch.einsum("bkn,bnd->bkd", weights, v)
+            updates = self.to_v(weights @ inputs / weights.sum(dim=-1, keepdim=True))  # over inputs: a weighted mean
             with torch.autocast("cuda", enabled=False):  # CUDA's alone would bring slots to half precision
                 slots = self.gru(*(x.flatten(0, 1).to(self.gru.bias_ih.dtype) for x in (updates, slots))).view_as(slots)
             slots = slots + self.mlp(slots)
         return Grouping(slots, attention, frames)
 
     def _nearness(self, slots: Tensor, positions: Tensor, frames: Tensor) -> Tensor:
-        """What place adds to the logits, `[B, K, N]`: a slope and a pull to the centre, both read from the slot."""
-        terms = self.to_place(slots)  # [B, K, 3]
-        offset = in_frame(positions, frames)  # [B, K, N, 2]
-        slope = (terms[:, :, None, :2].to(offset.dtype) * offset).sum(-1)  # no einsum: see `measure_frames`
-        return slope - 0.1 * softplus(terms[..., 2:]) * offset.square().sum(-1).clamp(max=FAR)
+        """What place adds to the logits, `[B, K, N]`: a slope and a pull to the centre, both read from the slot.
+
+        Both are polynomials in the position, so they are products of coefficients `[B, K, 4]` with `powers`.
+        """
+        terms, places = self.to_place(slots), powers(positions).mT  # [B, K, 3] and [4, N]
+        with torch.autocast(slots.device.type, enabled=False):
+            centre, width = frames.double().split((2, 1), -1)
+            one, slope = torch.ones_like(width), terms[..., :2] / width
+            along = torch.cat([-(slope * centre).sum(-1, keepdim=True), slope, 0 * one], -1) @ places
+            apart = torch.cat([centre.square().sum(-1, keepdim=True), -2 * centre, one], -1) / width**2 @ places
+            pull = 0.1 * softplus(terms[..., 2:]).to(frames.dtype)
+            return along.to(frames.dtype) - pull * apart.to(frames.dtype).clamp(max=FAR)
+
+
+def powers(positions: Tensor) -> Tensor:
+    """One, column, row and the sum of their squares of positions `[N, 2]`: `[N, 4]`, double, since squares cancel."""
+    places = positions.double()
+    return torch.cat([torch.ones_like(places[:, :1]), places, places.square().sum(-1, keepdim=True)], -1)
 
 
 def measure_frames(weights: Tensor, positions: Tensor) -> Tensor:
     """Centre and width (standard deviation in both directions together) of weights `[B, K, N]`: `[B, K, 3]`.
 
-    In the precision of the positions, under autocast too: products and sums, because an einsum would be brought to
-    bfloat16, whatever its inputs are.
+    Exact under autocast too, and in the precision of the positions; the weights need not sum to one.
     """
-    weights = weights.to(positions.dtype)[..., None]
-    centre = (weights * positions).sum(-2)
-    offset = positions - centre[:, :, None]  # [B, K, N, 2]
-    variance = (weights * offset.square()).sum((-2, -1))[..., None] / 2
-    return torch.cat([centre, (variance + 1e-4).sqrt().clamp(NARROWEST, WIDEST)], dim=-1)
+    with torch.autocast(weights.device.type, enabled=False):
+        sums = weights.double() @ powers(positions)  # [B, K, 4]
+        centre, square = (sums[..., 1:] / sums[..., :1]).split((2, 1), -1)
+        variance = (square - centre.square().sum(-1, keepdim=True)) / 2
+        width = (variance + 1e-4).sqrt().clamp(NARROWEST, WIDEST)
+        return torch.cat([centre, width], -1).to(positions.dtype)
 
 
 def in_frame(positions: Tensor, frames: Tensor) -> Tensor:

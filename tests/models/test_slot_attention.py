@@ -148,6 +148,29 @@ def test_frames_are_centre_and_width_of_the_attention():
     torch.testing.assert_close(seen[0, 0, 1] * frames[0, 0, 2], torch.tensor([0.5, 0.0], dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("dtype", "exact"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+def test_frames_and_what_place_adds_are_those_of_offsets(framed, dtype, exact):
+    """Their definition, with the offset of every input from every slot: what is computed by powers is the same.
+
+    Rows of older code are known by that, see `lib.provenance.SAME`.
+    """
+    maker = torch.Generator().manual_seed(7)
+    net, places = framed.to(dtype), (torch.rand(400, 2, generator=maker, dtype=torch.float64) * 2 - 1).to(dtype)
+    near = -(places[:, None] - places[:40:10]).square().sum(-1).T  # four slots around four inputs, narrow to wide
+    weights = (near / torch.tensor([1e-4, 1e-2, 0.3, 9.0], dtype=dtype)[:, None]).softmax(-1)[None]
+    slots = torch.randn(1, 4, 8, generator=maker, dtype=torch.float64).to(dtype)
+    centre = weights @ places
+    offset = places - centre[:, :, None]
+    width = ((weights[..., None] * offset.square()).sum((-2, -1))[..., None] / 2 + 1e-4).sqrt()
+    frames = torch.cat([centre, width.clamp(0.05, 1.0)], -1)
+    torch.testing.assert_close(measure_frames(3 * weights, places), frames, rtol=0, atol=exact)
+    terms, offset = net.to_place(slots), in_frame(places, frames)
+    slope = (terms[:, :, None, :2] * offset).sum(-1)
+    pull = 0.1 * torch.nn.functional.softplus(terms[..., 2:]) * offset.square().sum(-1).clamp(max=25)
+    torch.testing.assert_close(net._nearness(slots, places, frames), slope - pull, rtol=exact, atol=exact)
+    assert (offset.square().sum(-1) > 25).any() and frames[..., 2].min() == pytest.approx(0.05)
+
+
 def test_frames_are_as_exact_under_autocast(framed, inputs, start):
     weights = torch.rand(2, 4, 10, generator=torch.Generator().manual_seed(0)).softmax(-1)
     frames, normed = measure_frames(weights, PLACES.float()), start.float()
