@@ -1,7 +1,7 @@
 """Competitors take turns: what `make bench` keeps is the ratio within each round, and its spread over rounds.
 
-    make bench            # a quarter of an hour, alone on two cores: figures/benchmarks.*
-    FULL=1 make bench     # also 100 million pixels and frames of 1280 x 720 px; ROUNDS=2 tries everything quickly
+    make bench              # a quarter of an hour, alone on two cores: figures/benchmarks.*
+    ROUNDS=2 make bench     # tries everything quickly, into runs/tried
 
 The docstrings of a file and of a benchmark are what the page says of them; a fact is a number by its name.
 """

@@ -32,8 +32,10 @@ def condense(raw, out):
         "blocks": blocks,
         "plan": {
             "steps": sum(paper["steps"][name] for name in objects),
+            "trainings": sum(paper["trainings"][name] for name in objects),
             "frames": 9703 * 24,  # training scenes of MOVi-A and their frames
-            "road": {key: roads[key] for key in ("main_steps", "road_batch", "main_crop")},
+            "road": {key: roads[key] for key in ("main_steps", "road_batch", "main_crop")}
+            | {"models": 3},  # `main_seeds` of the notebook
         },
         "notebooks": shares(out / "runs" / "default" / "index.html"),
     }
@@ -98,15 +100,30 @@ def full_size(document):
         return "Not measured."
     plan, road = document["plan"], document["plan"]["road"]
     larger = road["main_crop"][0] * road["main_crop"][1] / (384 * 640)
-    roads = road["main_steps"] * road["road_batch"] / 2 * cost["road step"] * larger**power
-    return (
-        f"Counted in units of ex_dino4's committed training of {unit:,.0f} steps, extrapolated from the ratios above: "
-        f"tokens of all {plan['frames']:,.0f} training frames of MOVi-A at 448 px cost "
-        f"{plan['frames'] * cost['frame'] / unit:,.0f} units, once; the {plan['steps']:,} steps that "
-        f"[`paper` plans](results/plan_paper.json) for the object studies, each taken for one of 64 images, cost "
-        f"{plan['steps'] * cost['paper step'] / unit:,.0f} units. One road model on all of StreetHazards, "
-        f"{road['main_steps']:,} steps of {road['road_batch']} windows of {road['main_crop'][1]} x "
-        f"{road['main_crop'][0]} px, costs {roads / unit:,.0f} units, by the fitted power of pixels."
+    size = f"{road['main_crop'][1]} x {road['main_crop'][0]} px"
+    tokens, steps = plan["frames"] * cost["frame"] / unit, plan["steps"] * cost["paper step"] / unit
+    model = road["main_steps"] * road["road_batch"] / 2 * cost["road step"] * larger**power / unit
+    rows = {
+        f"tokens of all {plan['frames']:,} training frames of MOVi-A at 448 px, once, by one process": (tokens, 1),
+        f"{plan['trainings']:,} trainings on MOVi-A, {plan['steps']:,} steps of 64 images": (steps, 8),
+        f"{road['models']} road models on all of StreetHazards, {road['main_steps']:,} steps of {road['road_batch']} "
+        f"windows of {size} each, a GPU a model": (model * road["models"], road["models"]),
+    }
+    total = [sum(units for units, _ in rows.values()), sum(units / min(share, 8) for units, share in rows.values())]
+    lines = [f"| {what} | {units:,.0f} | {units / min(share, 8):,.0f} |" for what, (units, share) in rows.items()]
+    return "\n".join(
+        [
+            f"Extrapolated from the ratios above, in units of one training: that of ex_dino4, {unit:,.0f} steps on the "
+            "stand-in. Steps and trainings are those that [`paper` plans](results/plan_paper.json) for the object "
+            "studies; a road model grows by the fitted power of pixels. On eight GPUs (`--workers 8`) trainings share "
+            "the devices, one each, and lose nothing by it. Hours are these units times the hours of such a training "
+            "on the GPU at hand, as far as its ratios are those of this machine; `--plan` there says them measured.",
+            "",
+            "| what | units, one GPU | eight GPUs |",
+            "|---|---|---|",
+            *lines,
+            f"| all | {total[0]:,.0f} | {total[1]:,.0f} |",
+        ]
     )
 
 
