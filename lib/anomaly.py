@@ -19,7 +19,7 @@ from lib.metrics.segmentation import class_ids
 
 PARTS = ("energy", "mahalanobis", "spatial")
 VIEWS = ("raw", "unit", "stages")
-LEVELLED = ("energy", "mahalanobis_unit", "mahalanobis_stages")  # scores that may be fused
+LEVELLED = ("energy", "mahalanobis_unit", "mahalanobis_stages")  # scores of SCORES that are fused
 CELL = 16  # side in pixels of a cell of the coarser features; half of it of the finer ones
 TINY = 1e-6
 RARE = 1e-3  # the lowest share of frames that a place is said to have
@@ -161,11 +161,13 @@ def _gaussian(counts: Tensor, totals: Tensor, products: Tensor) -> Gaussian:
 
 
 @torch.no_grad()
-def levels(outputs: Iterable[tuple[Tensor, Sequence[Tensor], Tensor]], known: Statistics) -> Statistics:
-    """`known` with mean and deviation of each of `LEVELLED` on frames without anomalies, for `fused`."""
-    sums: dict[str, Tensor | float] = dict.fromkeys(LEVELLED, 0.0)
+def levels(
+    outputs: Iterable[tuple[Tensor, Sequence[Tensor], Tensor]], known: Statistics, names: Iterable[str] = LEVELLED
+) -> Statistics:
+    """`known` with mean and deviation of some of `SCORES` on frames without anomalies, for `fused`."""
+    sums: dict[str, Tensor | float] = dict.fromkeys(names, 0.0)
     for logits, features, _ in outputs:
-        for name in LEVELLED:
+        for name in sums:
             score = SCORES[name](logits, features, known).double()
             sums[name] = sums[name] + torch.stack([torch.ones_like(score), score, score**2]).flatten(1).sum(1).cpu()
     found = {name: (float(one / n), float((two / n - (one / n) ** 2) ** 0.5)) for name, (n, one, two) in sums.items()}
@@ -275,7 +277,7 @@ def distances(features: Sequence[Tensor], size: Sequence[int], known: Statistics
 def fused(
     z: Tensor, f: Sequence[Tensor], s: Statistics, parts: Sequence[str] = ("energy", "mahalanobis_unit")
 ) -> Tensor:
-    """Sum of scores of `LEVELLED`, each less its mean and by its deviation on validation: `[B, H, W]`.
+    """Sum of some of `SCORES`, each less its mean and by its deviation on validation: `[B, H, W]`.
 
     Raises ValueError before `levels`.
     """
@@ -285,8 +287,12 @@ def fused(
 
 
 def placed(z: Tensor, f: Sequence[Tensor], s: Statistics, parts: Sequence[str]) -> Tensor:
-    """One of `SCORES`, in deviations on validation where it has a level, plus the logarithm of `place`: `[B, H, W]`."""
-    score = fused(z, f, s, parts) if parts[0] in LEVELLED[1:] else SCORES[parts[0]](z, f, s)
+    """One of `SCORES`, or some that are `fused`, plus the logarithm of `place`: `[B, H, W]`.
+
+    Distances of `LEVELLED` are in deviations on validation, all other single scores as they are.
+    """
+    alone = len(parts) == 1 and parts[0] not in LEVELLED[1:]
+    score = SCORES[parts[0]](z, f, s) if alone else fused(z, f, s, parts)
     return score + s.place.to(z).clamp(min=RARE).log()
 
 
@@ -377,6 +383,15 @@ SCORES: dict[str, Score] = {
 }
 WITH_PLACE = ("max_logit", "energy", "mahalanobis_stages", "fused_stages", "heat, no spatial")
 SCORES |= {f"{name} + place": partial(placed, parts=[name]) for name in WITH_PLACE}
+
+
+def levelled(scores: Iterable[Score]) -> list[str]:
+    """What of `SCORES` must have a level for some scores, each once; `LEVELLED` with it if there is any."""
+    fusing = [score for score in scores if getattr(score, "func", score) in (fused, placed)]
+    parts = [getattr(score, "keywords", {}).get("parts", ()) for score in fusing]
+    return list(dict.fromkeys([*LEVELLED, *(p for some in parts if len(some) > 1 for p in some)])) if fusing else []
+
+
 #: Scores that know the place in the frame alone: what a score must beat before it is said to see an anomaly.
 PLACES = ("place_train", "place_other_town")
 

@@ -1,6 +1,7 @@
 """Anomaly scores: agreement with pytorch-ood and with definitions written out again; statistics that need no order."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -356,6 +357,20 @@ def test_fusion_is_of_deviations_on_validation(train, statistics):
     both = torch.cat([anomaly.fused(z, f, known, anomaly.LEVELLED[:2]) for z, f, _ in validation])
     expected = sum((v - v.mean()) / v.std(correction=0) for v in parts)
     torch.testing.assert_close(both, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_levels_are_of_what_some_scores_need(train, statistics):
+    both = partial(anomaly.fused, parts=["mahalanobis", "knn"])
+    assert anomaly.levelled([anomaly.SCORES["knn"], anomaly.SCORES["heat"]]) == []
+    assert anomaly.levelled([anomaly.SCORES["fused_unit"]]) == list(anomaly.LEVELLED)
+    names = anomaly.levelled([anomaly.SCORES["max_logit + place"], both])
+    assert names == [*anomaly.LEVELLED, "mahalanobis", "knn"]
+    known, (logits, features, _) = anomaly.levels([batch(200)], statistics, names), batch(90)
+    plain = [anomaly.SCORES[n](logits, features, known) for n in ("mahalanobis", "knn")]
+    z = [(x - known.levels[n][0]) / known.levels[n][1] for x, n in zip(plain, ("mahalanobis", "knn"), strict=True)]
+    torch.testing.assert_close(both(logits, features, known), sum(z))
+    placed = partial(anomaly.placed, parts=["mahalanobis", "knn"])(logits, features, known)
+    torch.testing.assert_close(placed, sum(z) + known.place.clamp(min=anomaly.RARE).log())
 
 
 def test_places_are_where_movers_were(train):

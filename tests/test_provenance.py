@@ -117,6 +117,18 @@ def test_a_change_far_down_counts_and_one_of_a_drawing_module_does_not(house, na
     assert (house() != before) == counts
 
 
+def test_a_module_may_count_as_an_older_one(house, monkeypatch):
+    before = house()
+    house.write("late", "LATE = 2 - 1\n")
+    assert house() != before
+    monkeypatch.setattr(provenance, "SAME", {tree("LATE = 2 - 1\n"): tree("LATE = 1\n")})
+    assert house() == before
+
+
+def test_what_counts_as_older_is_a_module_of_today():
+    assert provenance.SAME.keys() <= {tree(path.read_text()) for path in (ROOT / "lib").rglob("*.py")}
+
+
 NOTEBOOK = """
 from functools import partial
 import torch

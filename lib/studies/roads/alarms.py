@@ -313,23 +313,23 @@ class AnomalyStudy:
     def judge(self, model: nn.Module, names: Sequence[str] = (), crossed: bool = False) -> Judged:
         """Judge some scores, or all, in passes that keep counts alone.
 
-        Train for statistics; validation for levels, for thresholds and for what they flag; the held-out split for all
-        measures, and once more, if `crossed`, for thresholds of its other towns.
+        Train for statistics; validation for levels, if a score needs them, for thresholds and for what they flag; the
+        held-out split for all measures, and once more, if `crossed`, for thresholds of its other towns.
         """
         scores = {name: self.scores[name] for name in names or self.scores}
         run = partial(frames, self.study, model=model)
         judged = Judged()
 
-        def counted(
-            split: str, picks: Sequence[int] | None = None
-        ) -> Iterator[tuple[Tensor, Sequence[Tensor], Tensor]]:
-            for frame in run(split, picks=picks):
-                judged.confuse(split, frame)
+        def trained() -> Iterator[tuple[Tensor, Sequence[Tensor], Tensor]]:
+            half = range(0, len(self.study.split("train")), 2)  # of all frames the time would double
+            for frame in run("train", picks=half):
+                judged.confuse("train", frame)
                 yield frame.logits, frame.features, frame.label[None]
 
-        half = range(0, len(self.study.split("train")), 2)  # of all frames the time would double
-        known = anomaly.fit(counted("train", half), movers=(CAR, PEDESTRIAN))
-        judged.known = known = anomaly.levels(counted("validation"), known)
+        judged.known = known = anomaly.fit(trained(), movers=(CAR, PEDESTRIAN))
+        if names := anomaly.levelled(scores.values()):
+            seen = ((f.logits, f.features, f.label[None]) for f in run("validation"))
+            judged.known = known = anomaly.levels(seen, known, names)
         at_home = {town: replace(known, elsewhere=place) for town, place in self.places().items()}
 
         def scored(split: str) -> Iterator[tuple[Frame, dict[str, Tensor]]]:
@@ -339,6 +339,7 @@ class AnomalyStudy:
 
         judged.ordinary = {name: Pool() for name in scores}
         for frame, found in scored("validation"):
+            judged.confuse("validation", frame)
             for name, score in found.items():
                 judged.ordinary[name].add(score[frame.label != IGNORE], frame.label[frame.label != IGNORE] == ANOMALY)
         most = max(BUDGETS) * len(judged.matrices["validation"])

@@ -5,6 +5,7 @@ ImageNet features find defects in industrial inspection (Roth et al. 2022, Patch
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from lib.training import place
 
 #: Scores that need no logits.
 FEATURES = ("mahalanobis", "mahalanobis_unit", "mahalanobis_stages", "knn")
+#: What the notebook judges: those, and two of them together, without and with the place.
+DISTANCES = {name: anomaly.SCORES[name] for name in FEATURES}
+DISTANCES["mahalanobis + knn"] = partial(anomaly.fused, parts=["mahalanobis", "knn"])
+DISTANCES["mahalanobis + knn + place"] = partial(anomaly.placed, parts=["mahalanobis", "knn"])
 WEIGHTS = ("ImageNet", "random")  # of an encoder that no street has touched
 Scores = dict[str, dict[str, Any]]
 

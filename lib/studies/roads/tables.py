@@ -12,7 +12,6 @@ from lib.files import unpacked
 from lib.metrics import anomaly as measures
 from lib.metrics import intervals
 from lib.metrics.intervals import difference, holm
-from lib.studies.roads import pretrained
 
 Sides = tuple[tuple[str, str], tuple[str, str]]  # (treatment, view) and what it is compared with
 
@@ -242,7 +241,7 @@ def beside(models: list[dict], untouched: list[dict], mixed: list[dict]) -> list
             f"{n}, ImageNet": s for n, s in fused.get(row["params"]["seed"], {}).items()
         }
         for other in untouched:
-            scores |= pretrained.named(other["metrics"]["scores"], other["params"]["weights"])
+            scores |= {f"{n}, {other['params']['weights']}": s for n, s in other["metrics"]["scores"].items()}
         found.append(row | {"metrics": row["metrics"] | {"scores": scores}})
     return found
 
