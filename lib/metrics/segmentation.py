@@ -159,19 +159,19 @@ def components(
     Raises:
         ValueError: shapes differ, or a mask is of no integer type.
     """
-    truth, predicted = class_ids(truth, "truth") > 0, class_ids(predicted, "predicted") > 0
-    ignored = np.zeros_like(truth) if ignored is None else class_ids(ignored, "ignored") > 0
+    truth, predicted = mask_of(truth, "truth"), mask_of(predicted, "predicted")
+    ignored = np.zeros_like(truth) if ignored is None else mask_of(ignored, "ignored")
     if not truth.shape == predicted.shape == ignored.shape:
         raise ValueError(f"masks differ in shape: {truth.shape}, prediction {predicted.shape}, void {ignored.shape}")
-    true, small = labelled(truth & ~ignored, smallest_truth)
-    found, tiny = labelled(predicted & ~ignored, smallest_predicted)
-    found[tiny[found]] = 0
-    counted = ~small[true]
-    true, found = true[counted], found[counted]
-    sizes_true, sizes_found = np.bincount(true), np.bincount(found)
+    true, sizes_true, small = labelled(truth & ~ignored, smallest_truth)
+    found, sizes_found, tiny = labelled(predicted & ~ignored, smallest_predicted)
+    # Truth is a small part of a frame, and only there the two meet.
+    one, other = (labels[true > 0].astype(np.int64) for labels in (true, found))
+    sizes_found = sizes_found - np.bincount(other[small[one]], minlength=len(sizes_found))
+    sizes_true[small], sizes_found[tiny] = 0, 0
+    meet = ~small[one] & ~tiny[other] & (other > 0)
     # Few of all pairs meet, so only these are listed: n x m would be 10^10 for a noisy frame of 0.9 MP.
-    meet = (true > 0) & (found > 0)
-    pairs, shared = np.unique(true[meet] * len(sizes_found) + found[meet], return_counts=True)
+    pairs, shared = np.unique(one[meet] * len(sizes_found) + other[meet], return_counts=True)
     one, other = np.divmod(pairs, len(sizes_found))
     hits_true, hits_found = (
         np.bincount(which, shared, len(sizes)) for which, sizes in ((one, sizes_true), (other, sizes_found))
@@ -215,9 +215,20 @@ def _mean(each: NDArray[np.float64], absent: str) -> float:
     return float(each.mean()) if each.size else float("nan")
 
 
-def labelled(mask: NDArray[np.bool_], smallest: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Components of a mask, and which of them (never 0, what is beside them) have fewer pixels than `smallest`."""
-    labels, _ = ndimage.label(mask, EIGHT, output=np.int64)
-    small = np.bincount(labels.ravel()) < smallest
+def mask_of(labels: ArrayLike, name: str) -> NDArray[np.bool_]:
+    """Where `class_ids` are above 0."""
+    found = np.asarray(labels)
+    return found if found.dtype == bool else class_ids(found, name) > 0
+
+
+def labelled(mask: NDArray[np.bool_], smallest: int) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Components of a mask, their sizes, and which (never 0, what is beside them) are smaller."""
+    labels = np.zeros(mask.shape, np.int32)
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if rows.size:  # the rest is empty
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        labels[box] = ndimage.label(mask[box], EIGHT)[0]
+    sizes = np.bincount(labels[mask], minlength=1)
+    small = sizes < smallest
     small[0] = False
-    return labels, small
+    return labels, sizes, small

@@ -193,7 +193,7 @@ class Alarms:
 def raised(score: Tensor, label: Tensor, threshold: float) -> NDArray[np.bool_]:
     """What is flagged of a frame, all `[H, W]`, without void and without components that are too small to count."""
     flagged, smallest = ((score >= threshold) & (label != IGNORE)).cpu().numpy(), round(SMALLEST[1] * label.numel())
-    found, small = segmentation.labelled(flagged, smallest)
+    found, _, small = segmentation.labelled(flagged, smallest)
     return flagged & ~small[found]
 
 
