@@ -291,9 +291,13 @@ def placed(z: Tensor, f: Sequence[Tensor], s: Statistics, parts: Sequence[str]) 
 
     Distances of `LEVELLED` are in deviations on validation, all other single scores as they are.
     """
-    alone = len(parts) == 1 and parts[0] not in LEVELLED[1:]
-    score = SCORES[parts[0]](z, f, s) if alone else fused(z, f, s, parts)
+    score = SCORES[parts[0]](z, f, s) if _bare(parts) else fused(z, f, s, parts)
     return score + s.place.to(z).clamp(min=RARE).log()
+
+
+def _bare(parts: Sequence[str]) -> bool:
+    """Whether `placed` takes a score as it is."""
+    return len(parts) == 1 and parts[0] not in LEVELLED[1:]
 
 
 def to_pixels(cells: Tensor, size: Sequence[int], cell: int) -> Tensor:
@@ -386,10 +390,15 @@ SCORES |= {f"{name} + place": partial(placed, parts=[name]) for name in WITH_PLA
 
 
 def levelled(scores: Iterable[Score]) -> list[str]:
-    """What of `SCORES` must have a level for some scores, each once; `LEVELLED` with it if there is any."""
-    fusing = [score for score in scores if getattr(score, "func", score) in (fused, placed)]
-    parts = [getattr(score, "keywords", {}).get("parts", ()) for score in fusing]
-    return list(dict.fromkeys([*LEVELLED, *(p for some in parts if len(some) > 1 for p in some)])) if fusing else []
+    """What of `SCORES` must have a level for some scores, each once."""
+    names: list[str] = []
+    for score in scores:
+        kind, parts = getattr(score, "func", score), getattr(score, "keywords", {}).get("parts", LEVELLED[:2])
+        if kind is placed and _bare(parts):
+            names += levelled([SCORES[parts[0]]])
+        elif kind in (fused, placed):
+            names += parts
+    return list(dict.fromkeys(names))
 
 
 #: Scores that know the place in the frame alone: what a score must beat before it is said to see an anomaly.

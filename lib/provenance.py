@@ -29,7 +29,7 @@ APART = "provenance files checkpoints parallel sweeps results plots explore run 
 #: the same up to rounding: what the older one made stays known. Revisions tell them apart.
 SAME = {
     "6818084952b1": "16664c2b139b",  # lib.metrics.segmentation
-    "37dbe1e055c9": "d6fee08bc254",  # lib.anomaly
+    "d53018b36e0d": "d6fee08bc254",  # lib.anomaly
     "d6f697b7dbf7": "602fed1e6388",  # lib.features
     "ee02d037c3fa": "585b343db1d6",  # lib.models.slot_attention
     "0eaac54ce751": "baed5e6d174e",  # lib.studies.roads.alarms

@@ -362,9 +362,10 @@ def test_fusion_is_of_deviations_on_validation(train, statistics):
 def test_levels_are_of_what_some_scores_need(train, statistics):
     both = partial(anomaly.fused, parts=["mahalanobis", "knn"])
     assert anomaly.levelled([anomaly.SCORES["knn"], anomaly.SCORES["heat"]]) == []
-    assert anomaly.levelled([anomaly.SCORES["fused_unit"]]) == list(anomaly.LEVELLED)
-    names = anomaly.levelled([anomaly.SCORES["max_logit + place"], both])
-    assert names == [*anomaly.LEVELLED, "mahalanobis", "knn"]
+    assert anomaly.levelled(anomaly.SCORES.values()) == list(anomaly.LEVELLED)
+    assert anomaly.levelled([anomaly.SCORES["fused_stages + place"]]) == ["energy", "mahalanobis_stages"]
+    names = anomaly.levelled([anomaly.SCORES["max_logit + place"], both, both])
+    assert names == ["mahalanobis", "knn"]
     known, (logits, features, _) = anomaly.levels([batch(200)], statistics, names), batch(90)
     plain = [anomaly.SCORES[n](logits, features, known) for n in ("mahalanobis", "knn")]
     z = [(x - known.levels[n][0]) / known.levels[n][1] for x, n in zip(plain, ("mahalanobis", "knn"), strict=True)]
