@@ -390,7 +390,7 @@ SCORES |= {f"{name} + place": partial(placed, parts=[name]) for name in WITH_PLA
 
 
 def levelled(scores: Iterable[Score]) -> list[str]:
-    """What of `SCORES` must have a level for some scores, each once."""
+    """What of `SCORES` must have a level for some scores, each once; `LEVELLED` for functions that are none of them."""
     names: list[str] = []
     for score in scores:
         kind, parts = getattr(score, "func", score), getattr(score, "keywords", {}).get("parts", LEVELLED[:2])
@@ -398,6 +398,8 @@ def levelled(scores: Iterable[Score]) -> list[str]:
             names += levelled([SCORES[parts[0]]])
         elif kind in (fused, placed):
             names += parts
+        elif kind is score and score not in SCORES.values():
+            names += LEVELLED  # it may fuse them
     return list(dict.fromkeys(names))
 
 

@@ -260,7 +260,8 @@ def _weights(module: nn.Module) -> str:
     """Twelve digits of a hash of parameters and buffers with their names, so that layers changed about show."""
     digest, drawn = hashlib.sha256(), getattr(module, "provenance", "").startswith("random")
     if drawn:
-        digest.update(f"{module.provenance}, timm {version('timm')}, torch {version('torch')} ".encode())
+        torch_version = version("torch").partition("+")[0]  # whatever it was built for
+        digest.update(f"{module.provenance}, timm {version('timm')}, torch {torch_version} ".encode())
     for name, value in sorted((*module.named_parameters(), *module.named_buffers()), key=itemgetter(0)):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         if not (drawn and isinstance(value, nn.Parameter)):

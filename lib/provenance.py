@@ -29,9 +29,9 @@ APART = "provenance files checkpoints parallel sweeps results plots explore run 
 #: the same up to rounding: what the older one made stays known. Revisions tell them apart.
 SAME = {
     "6818084952b1": "16664c2b139b",  # lib.metrics.segmentation
-    "d53018b36e0d": "d6fee08bc254",  # lib.anomaly
-    "d6f697b7dbf7": "602fed1e6388",  # lib.features
-    "ee02d037c3fa": "585b343db1d6",  # lib.models.slot_attention
+    "31f74969afa8": "d6fee08bc254",  # lib.anomaly
+    "a6e8cd54077c": "602fed1e6388",  # lib.features
+    "9e577b1a830a": "585b343db1d6",  # lib.models.slot_attention
     "0eaac54ce751": "baed5e6d174e",  # lib.studies.roads.alarms
     "db7ca575e9f9": "8b9f15e62a2d",  # lib.studies.roads.pretrained
 }

@@ -364,6 +364,8 @@ def test_levels_are_of_what_some_scores_need(train, statistics):
     assert anomaly.levelled([anomaly.SCORES["knn"], anomaly.SCORES["heat"]]) == []
     assert anomaly.levelled(anomaly.SCORES.values()) == list(anomaly.LEVELLED)
     assert anomaly.levelled([anomaly.SCORES["fused_stages + place"]]) == ["energy", "mahalanobis_stages"]
+    assert anomaly.levelled([lambda z, f, s: anomaly.fused(z, f, s)]) == list(anomaly.LEVELLED)
+    assert anomaly.levelled([partial(anomaly.heat, parts=["spatial"])]) == []
     names = anomaly.levelled([anomaly.SCORES["max_logit + place"], both, both])
     assert names == ["mahalanobis", "knn"]
     known, (logits, features, _) = anomaly.levels([batch(200)], statistics, names), batch(90)

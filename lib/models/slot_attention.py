@@ -124,9 +124,10 @@ class SlotAttention(nn.Module):
                 logits = logits + self._nearness(normed, positions, frames) / temperature
             attention = logits.softmax(dim=1)  # over slots: they compete
             weights = attention + EPSILON
+            weights = weights / weights.sum(dim=-1, keepdim=True)  # over inputs: a weighted mean
             if self.to_place is not None:
                 frames = measure_frames(weights, positions)
-            updates = self.to_v(weights @ inputs / weights.sum(dim=-1, keepdim=True))  # over inputs: a weighted mean
+            updates = self.to_v(weights @ inputs)
             with torch.autocast("cuda", enabled=False):  # CUDA's alone would bring slots to half precision
                 slots = self.gru(*(x.flatten(0, 1).to(self.gru.bias_ih.dtype) for x in (updates, slots))).view_as(slots)
             slots = slots + self.mlp(slots)
@@ -143,7 +144,7 @@ class SlotAttention(nn.Module):
             one, slope = torch.ones_like(width), terms[..., :2] / width
             along = torch.cat([-(slope * centre).sum(-1, keepdim=True), slope, 0 * one], -1) @ places
             apart = torch.cat([centre.square().sum(-1, keepdim=True), -2 * centre, one], -1) / width**2 @ places
-            pull = 0.1 * softplus(terms[..., 2:]).to(frames.dtype)
+            pull = 0.1 * softplus(terms[..., 2:].to(frames.dtype))
             return along.to(frames.dtype) - pull * apart.to(frames.dtype).clamp(max=FAR)
 
 

@@ -105,7 +105,10 @@ def full_size(document):
     model = road["main_steps"] * road["road_batch"] / 2 * cost["road step"] * larger**power / unit
     rows = {
         f"tokens of all {plan['frames']:,} training frames of MOVi-A at 448 px, once, by one process": (tokens, 1),
-        f"{plan['trainings']:,} trainings on MOVi-A, {plan['steps']:,} steps of 64 images": (steps, 8),
+        f"{plan['trainings']:,} trainings on MOVi-A, {plan['steps']:,} steps, each taken for one of 64 images": (
+            steps,
+            8,
+        ),
         f"{road['models']} road models on all of StreetHazards, {road['main_steps']:,} steps of {road['road_batch']} "
         f"windows of {size} each, a GPU a model": (model * road["models"], road["models"]),
     }
@@ -116,13 +119,14 @@ def full_size(document):
             f"Extrapolated from the ratios above, in units of one training: that of ex_dino4, {unit:,.0f} steps on the "
             "stand-in. Steps and trainings are those that [`paper` plans](results/plan_paper.json) for the object "
             "studies; a road model grows by the fitted power of pixels. On eight GPUs (`--workers 8`) trainings share "
-            "the devices, one each, and lose nothing by it. Hours are these units times the hours of such a training "
-            "on the GPU at hand, as far as its ratios are those of this machine; `--plan` there says them measured.",
+            "the devices, one each; that they lose nothing by it is assumed. Hours are these units times the hours of "
+            "such a training on the GPU at hand, as far as its ratios are those of this machine; `--plan` there says "
+            "them measured.",
             "",
             "| what | units, one GPU | eight GPUs |",
             "|---|---|---|",
             *lines,
-            f"| all | {total[0]:,.0f} | {total[1]:,.0f} |",
+            f"| these together | {total[0]:,.0f} | {total[1]:,.0f} |",
         ]
     )
 

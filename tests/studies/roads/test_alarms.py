@@ -212,13 +212,16 @@ def test_a_score_that_knows_is_perfect_and_one_that_does_not_is_chance(study, pa
 
 def test_one_pass_for_all_scores_is_one_for_each(study, painter):
     """Streamed together, alone, or all pixels at once: the same numbers."""
-    names = ["max_logit", "mahalanobis_stages", "place_other_town"]
+    names = ["max_logit", "mahalanobis_stages", "fused_stages", "place_other_town"]
     anomalies = AnomalyStudy(study, SCORES, draws=20)
     together = anomalies.judge(painter, names)
     for name in names:
         alone = anomalies.judge(painter, [name])
         assert together.found[name].report("all").values == alone.found[name].report("all").values
         np.testing.assert_array_equal(together.allowed[name].at, alone.allowed[name].at)
+    validation = ((f.logits, f.features, f.label[None]) for f in alarms.frames(study, "validation", painter))
+    levels = anomaly.levels(validation, together.known, ["energy", "mahalanobis_stages"]).levels
+    assert together.known.levels == levels and not alone.known.levels, "of what is fused"
     places = anomalies.places()
     pairs = [
         (SCORES[name](f.logits, f.features, replace(together.known, elsewhere=places[f.town]))[0], f.label)
