@@ -58,6 +58,10 @@ class Frame(NamedTuple):
     features: tuple[Tensor, ...]  # [1, D, h, w] each
     label: Tensor  # [H, W]
 
+    def predicted(self) -> Tensor:
+        """The class that each pixel is taken for, `[H, W]`."""
+        return self.logits.max(1).indices[0]  # many times as fast as argmax, which walks through memory in steps
+
 
 @torch.no_grad()
 def frames(study: RoadStudy, split: str, model: nn.Module, picks: Sequence[int] | None = None) -> Iterator[Frame]:
@@ -118,7 +122,7 @@ def kinds_of(frame: Frame) -> Tensor:
     """
     drivable = DRIVABLE.to(frame.label.device)
     region = torch.isin(frame.label, drivable) | (frame.label == ANOMALY)
-    predicted = torch.isin(frame.logits.argmax(1)[0], drivable).byte().cummax(0).values.bool()
+    predicted = torch.isin(frame.predicted(), drivable).byte().cummax(0).values.bool()
     return pixel_kinds(frame.label, ANOMALY, (IGNORE,), [frame.label == OTHER, region, predicted])
 
 
@@ -234,7 +238,7 @@ class Judged:
 
     def confuse(self, split: str, frame: Frame) -> None:
         """Count one image `[C+1, C+1]`: of the anomaly, the last, it says for what it is taken."""
-        predicted = frame.logits.argmax(1)[0].cpu().numpy()
+        predicted = frame.predicted().cpu().numpy()
         self.matrices[split].append(segmentation.confusion(frame.label.cpu().numpy(), predicted, KNOWN + 1))
 
     def cross(self, held_out: Iterable[tuple[Frame, dict[str, Tensor]]]) -> None:
@@ -250,7 +254,7 @@ class Judged:
                 if curve.anomalies.any():
                     at[name, town] = measures.threshold_at_recall(curve), measures.threshold_at_best_f1(curve)
         for frame, scores in held_out:
-            label, predicted = frame.label.cpu().numpy(), frame.logits.argmax(1)[0].cpu().numpy()
+            label, predicted = frame.label.cpu().numpy(), frame.predicted().cpu().numpy()
             for key in ((name, frame.town) for name in scores if (name, frame.town) in at):
                 (recall, best), score = at[key], scores[key[0]].cpu().numpy()
                 labels = segmentation.open_labels(predicted, score, recall, ANOMALY)
