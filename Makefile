@@ -13,7 +13,7 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q tests
-	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=120 notebooks
+	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 notebooks
 
 # JupyterLab in headless Chromium (Debian: `apt-get install chromium`): every notebook, and every explorer. Where it is
 # installed, .ci/run runs three of them: ARGS="-k 'objects or broken or slot5'".
