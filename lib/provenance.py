@@ -32,7 +32,7 @@ SAME = {
     "31f74969afa8": "d6fee08bc254",  # lib.anomaly
     "a6e8cd54077c": "602fed1e6388",  # lib.features
     "9e577b1a830a": "585b343db1d6",  # lib.models.slot_attention
-    "4ad36f4cd7bb": "baed5e6d174e",  # lib.studies.roads.alarms
+    "267fdc4d1b45": "baed5e6d174e",  # lib.studies.roads.alarms
     "db7ca575e9f9": "8b9f15e62a2d",  # lib.studies.roads.pretrained
 }
 #: Fields of a syntax tree that not every Python from 3.11 on has, or that say nothing of what is computed.

@@ -1,10 +1,11 @@
 """Every score of a trained segmenter on held-out streets, and what a threshold costs: notebooks/streethazards.ipynb."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from lib.metrics.anomaly import Curve, Evaluation, Pool, checked, pixel_kinds
 from lib.metrics.intervals import bootstrap, percentiles
 from lib.models.segmenters import Outputs
 from lib.provenance import code, short
-from lib.studies.roads.experiment import KNOWN, RoadStudy
+from lib.studies.roads.experiment import KNOWN, MEMORY, RoadStudy
 
 OTHER, PEDESTRIAN, CAR = (CLASSES.index(name) for name in ("other", "pedestrian", "car"))
 DRIVABLE = torch.tensor([CLASSES.index(name) for name in ("road", "road line", "sidewalk")])
@@ -318,11 +319,14 @@ class AnomalyStudy:
         """Judge some scores, or all, in passes that keep counts alone.
 
         Train for statistics; validation for levels, if a score needs them, for thresholds and for what they flag; the
-        held-out split for all measures, and once more, if `crossed`, for thresholds of its other towns.
+        held-out split for all measures, and once more, if `crossed`, for thresholds of its other towns. Validation is
+        passed once if what is said of it fits into `MEMORY` bytes.
         """
         scores = {name: self.scores[name] for name in names or self.scores}
         run = partial(frames, self.study, model=model)
-        judged = Judged()
+        maps = 2 * len(CLASSES) + len(scores)  # for a pixel: logits and scores; image, label and features are less
+        small = 4 * maps * math.prod(self.study.size) * len(self.study.split("validation")) <= MEMORY
+        judged, validation = Judged(), cache(lambda: list(run("validation"))) if small else partial(run, "validation")
 
         def trained() -> Iterator[tuple[Tensor, Sequence[Tensor], Tensor]]:
             half = range(0, len(self.study.split("train")), 2)  # of all frames the time would double
@@ -332,35 +336,36 @@ class AnomalyStudy:
 
         judged.known = known = anomaly.fit(trained(), movers=(CAR, PEDESTRIAN))
         if names := anomaly.levelled(scores.values()):
-            seen = ((f.logits, f.features, f.label[None]) for f in run("validation"))
+            seen = ((f.logits, f.features, f.label[None]) for f in validation())
             judged.known = known = anomaly.levels(seen, known, names)
         at_home = {town: replace(known, elsewhere=place) for town, place in self.places().items()}
 
-        def scored(split: str) -> Iterator[tuple[Frame, dict[str, Tensor]]]:
-            for frame in run(split):
+        def scored(seen: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Tensor]]]:
+            for frame in seen:
                 here = at_home.get(frame.town, known)
                 yield frame, {n: score(frame.logits, frame.features, here)[0] for n, score in scores.items()}
 
+        ordinary = cache(lambda: list(scored(validation()))) if small else lambda: scored(validation())
         judged.ordinary = {name: Pool() for name in scores}
-        for frame, found in scored("validation"):
+        for frame, found in ordinary():
             judged.confuse("validation", frame)
             for name, score in found.items():
                 judged.ordinary[name].add(score[frame.label != IGNORE], frame.label[frame.label != IGNORE] == ANOMALY)
         most = max(BUDGETS) * len(judged.matrices["validation"])
         judged.allowed = {name: Alarms(thresholds(pool.curve()), most) for name, pool in judged.ordinary.items()}
-        for frame, found in scored("validation"):
+        for frame, found in ordinary():
             for name, score in found.items():
                 judged.allowed[name].add(score, frame.label)
         judged.seen = {name: Alarms(alarms.at) for name, alarms in judged.allowed.items()}
         judged.found = {name: Evaluation(SUBSETS, 16) for name in scores}
-        for frame, found in scored(self.held_out):
+        for frame, found in scored(run(self.held_out)):
             judged.confuse(self.held_out, frame)
             kinds = kinds_of(frame)
             for name, score in found.items():
                 judged.found[name].add(score, kinds, frame.town)
                 judged.seen[name].add(score, frame.label)
         if crossed:
-            judged.cross(scored(self.held_out))
+            judged.cross(scored(run(self.held_out)))
         return judged
 
     def measure(self, model: nn.Module) -> dict[str, Any]:

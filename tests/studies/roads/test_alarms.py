@@ -237,6 +237,25 @@ def test_one_pass_for_all_scores_is_one_for_each(study, painter):
     assert len(together.matrices["train"]) == 2 and len(together.matrices["validation"]) == 3
 
 
+def test_validation_is_passed_once_where_it_fits_and_the_numbers_are_the_same(study, painter, monkeypatch):
+    real, passed = alarms.frames, []
+    monkeypatch.setattr(
+        alarms, "frames", lambda study, split, *a, **k: passed.append(split) or real(study, split, *a, **k)
+    )
+    judged = []
+    for most in (alarms.MEMORY, 0):
+        monkeypatch.setattr(alarms, "MEMORY", most)
+        judged.append(AnomalyStudy(study, SCORES).judge(painter, ["max_logit", "fused_stages"]))
+    assert passed == ["train", "validation", "test", *["train", *["validation"] * 3, "test"]]
+    once, thrice = judged
+    assert once.known.levels == thrice.known.levels
+    for name in once.found:
+        np.testing.assert_array_equal(once.allowed[name].at, thrice.allowed[name].at)
+        for kind in ("allowed", "seen"):
+            pairs = zip(getattr(once, kind)[name].points(), getattr(thrice, kind)[name].points(), strict=True)
+            assert all(np.array_equal(*pair, equal_nan=True) for pair in pairs)
+
+
 def test_a_town_without_anomalies_chooses_no_threshold(study, painter, scores, monkeypatch):
     anomalies = AnomalyStudy(study, {"knows": scores["knows"]}, draws=20)
     for towns, holds in ((("t5",), True), (("t5", "t6"), False)):
