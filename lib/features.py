@@ -33,7 +33,8 @@ from lib import ROOT, files
 from lib.data.movi import MoviDataset, Scene
 
 FOLDER = ROOT / "cache" / "features"  # where they are kept; it may be a link to a folder with room
-BATCH = 24  # frames that a backbone sees at once
+BATCH = 24  # frames that a backbone sees at once on an accelerator
+FEW = 6  # and on a CPU, whose caches then hold what passes from layer to layer
 FROM = {16: 32}  # tokens on 16 x 16 are means of those kept on 32 x 32, where the backbone's own grid is that fine
 DECODED = 256  # scenes of a split that stay in memory once they were decoded, 0.4 GB of whole videos
 
@@ -155,10 +156,16 @@ def tokens_of(backbone: nn.Module, images: Tensor, size: int, grid: int) -> Tens
     return maps.flatten(2).transpose(1, 2)
 
 
+def parts_of(images: Tensor, where: torch.device) -> tuple[Tensor, ...]:
+    """Images as a backbone on a device sees them, some at a time; their tokens do not depend on it."""
+    return images.split(FEW if where.type == "cpu" else BATCH)
+
+
 def _half(backbone: nn.Module, video: np.ndarray, size: int, grid: int) -> Tensor:
     """`tokens_of` frames uint8 `[T, H, W, 3]`, some at a time, in half precision."""
-    where, parts = _device(backbone), torch.from_numpy(video).permute(0, 3, 1, 2).split(BATCH)
-    return torch.cat([tokens_of(backbone, p.to(where).float() / 255, size, grid).half() for p in parts])
+    where, images = _device(backbone), torch.from_numpy(video).permute(0, 3, 1, 2)
+    parts = (part.to(where).float() / 255 for part in parts_of(images, where))
+    return torch.cat([tokens_of(backbone, part, size, grid).half() for part in parts])
 
 
 def compute(backbone: nn.Module, dataset: Any, size: int, grid: int) -> Features:

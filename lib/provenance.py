@@ -30,7 +30,7 @@ APART = "provenance files checkpoints parallel sweeps results plots explore run 
 SAME = {
     "6818084952b1": "16664c2b139b",  # lib.metrics.segmentation
     "31f74969afa8": "d6fee08bc254",  # lib.anomaly
-    "a6e8cd54077c": "602fed1e6388",  # lib.features
+    "3c9864791a05": "602fed1e6388",  # lib.features
     "9e577b1a830a": "585b343db1d6",  # lib.models.slot_attention
     "267fdc4d1b45": "baed5e6d174e",  # lib.studies.roads.alarms
     "db7ca575e9f9": "8b9f15e62a2d",  # lib.studies.roads.pretrained

@@ -78,6 +78,19 @@ def test_cached_tokens_are_the_computed_ones_in_half_precision(tmp_path):
         found.tokens[0] = 0
 
 
+def test_tokens_do_not_depend_on_how_many_frames_a_backbone_sees_at_once(monkeypatch):
+    network, seen = backbones.load("efficientnet_lite0", strides=(2, 4)), []
+    network.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    video = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+    found = [features._half(network, video, 64, 16)]
+    for few in (1, 24):
+        monkeypatch.setattr(features, "FEW", few)
+        found.append(features._half(network, video, 64, 16))
+    assert seen == [6, 1, *[1] * 7, 7]
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, atol=1e-3, rtol=1e-3)
+
+
 def test_a_second_call_computes_nothing(tmp_path):
     backbone = Patches()
     compute(backbone, Scenes(), 32, 4)

@@ -120,7 +120,7 @@ def tokens_of(run: Run, images: Tensor) -> Tensor:
         square = (about["size"], about["size"])
         images = interpolate(images, square, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     grid, where = zoo.grid_of(run.header["config"]), zoo.device_of(run.model)
-    parts = images.split(features.BATCH)
+    parts = features.parts_of(images, where)
     return torch.cat([features.tokens_of(network, part.to(where), about["size"], grid) for part in parts])
 
 

@@ -57,7 +57,8 @@ def test_features(compare, tmp_path, monkeypatch, what):
         functions = {"computed anew": partial(epoch, anew), "from the cache": partial(epoch, kept)}
     else:
         frames = torch.from_numpy(np.concatenate([scene.video for scene in data])).permute(0, 3, 1, 2).float() / 255
-        bare = lambda: [features.tokens_of(network, part, 256, 32) for part in frames.split(features.BATCH)]  # noqa: E731
+        parts = features.parts_of(frames, torch.device("cpu"))
+        bare = lambda: [features.tokens_of(network, part, 256, 32) for part in parts]  # noqa: E731
         functions = {"bare backbone": bare, "building the cache": build}
     compare(what, functions, rounds=5)
 
