@@ -388,6 +388,13 @@ SCORES: dict[str, Score] = {
 WITH_PLACE = ("max_logit", "energy", "mahalanobis_stages", "fused_stages", "heat, no spatial")
 SCORES |= {f"{name} + place": partial(placed, parts=[name]) for name in WITH_PLACE}
 
+#: Scores that need no logits.
+FEATURES = ("mahalanobis", "mahalanobis_unit", "mahalanobis_stages", "knn")
+#: What is judged of a network that no street has touched: those, and two of them together, without and with the place.
+DISTANCES: dict[str, Score] = {name: SCORES[name] for name in FEATURES}
+DISTANCES["mahalanobis + knn"] = partial(fused, parts=["mahalanobis", "knn"])
+DISTANCES["mahalanobis + knn + place"] = partial(placed, parts=["mahalanobis", "knn"])
+
 
 def levelled(scores: Iterable[Score]) -> list[str]:
     """What of `SCORES` must have a level for some scores, each once; `LEVELLED` for functions that are none of them."""

@@ -23,40 +23,46 @@ from lib import ROOT, anomaly, checkpoints, provenance
 from lib.apply import zoo
 from lib.data.augment import Resize
 from lib.data.streethazards import CLASSES, StreetHazards
-from lib.models.segmenters import Outputs
+from lib.models.segmenters import Outputs, Segmenter
+from lib.models.weights import WeightsError
 from lib.training import Run
+
+UNTOUCHED = ", ImageNet"  # ends the names of scores of features that no street has touched
+SCORES = anomaly.SCORES | {f"{name}{UNTOUCHED}": score for name, score in anomaly.DISTANCES.items()}
+BEST = f"mahalanobis + knn{UNTOUCHED}"  # of the tables of notebooks/streethazards.ipynb
 
 
 def anomaly_of(
-    source: Any, model: str | Path | Run = "streethazards", *, score: str = "heat, no spatial", device: str = "auto"
+    source: Any, model: str | Path | Run = "streethazards", *, score: str = BEST, device: str = "auto"
 ) -> np.ndarray:
     """How little each pixel of a street looks like what was learned: float32 `[H, W]`, of a video `[T, H, W]`.
 
     Introduced in notebooks/streethazards.ipynb. Higher is more anomalous; a score has no unit, and its threshold is
-    chosen on images without anomalies. The model gets batch statistics of whole frames, and what scores know of
-    training frames is measured, by the first call (half a minute); both are kept in cache/anomaly.
+    chosen on images without anomalies. Scores called "..., ImageNet" are of features of the same network before it
+    learned from streets; for all others the model gets batch statistics of whole frames. What scores know of training
+    frames is measured by the first call (half a minute) and kept in cache/anomaly.
 
     Args:
         source: see `masks_of`. It is brought to as many pixels as the frames that the model is judged at.
         model: a name or path for `lib.load`, or what it returned.
-        score: one of `lib.anomaly.SCORES`.
+        score: one of `SCORES`, which are those of `lib.anomaly`.
         device: see `training.place`.
 
     Raises:
-        zoo.Wrong: the source cannot be used, there is no such model or score, or the training frames are not those of
-            the checkpoint.
+        zoo.Wrong: the source cannot be used, there is no such model or score, the training frames are not those of the
+            checkpoint, or ImageNet weights of its network are not to be had.
     """
-    if score not in anomaly.SCORES:
-        raise zoo.Wrong(f"there is no score {score!r}; choose one of {', '.join(anomaly.SCORES)}")
+    if score not in SCORES:
+        raise zoo.Wrong(f"there is no score {score!r}; choose one of {', '.join(SCORES)}")
     images, video = zoo.pictures(source)
     run, name = zoo.run_of(model, device, False)
     if not zoo.is_of_streets(run):
         raise zoo.Wrong(f"{name} names no classes of a street; take streethazards")
-    run = precise(run)
+    run = seen_by(run, score)
     known, size, found = statistics(run), tuple(images.shape[-2:]), []
     for image in images:
         outputs, _ = outputs_of(run, image, judged_at(run, size))
-        values = anomaly.SCORES[score](*outputs, known).float()
+        values = SCORES[score](*outputs, known).float()
         found.append(interpolate(values[None], size, mode="bilinear", align_corners=False)[0, 0].cpu())
     scores = torch.stack(found).numpy()
     return scores if video else scores[0]
@@ -76,10 +82,33 @@ def outputs_of(run: Run, image: Tensor, size: tuple[int, int]) -> tuple[Outputs,
     return run.model.outputs(pixels[None].to(zoo.device_of(run.model))), pixels
 
 
+_UNTOUCHED: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()
 _PRECISE: WeakKeyDictionary[nn.Module, Run] = WeakKeyDictionary()
 _MADE: WeakSet[nn.Module] = WeakSet()  # the models in it
 _STATISTICS: WeakKeyDictionary[nn.Module, anomaly.Statistics] = WeakKeyDictionary()
 STREETS = ROOT / "data" / "streethazards"
+FUSED = anomaly.levelled(SCORES.values())  # what needs a level for some score
+
+
+def seen_by(run: Run, score: str, root: Path = STREETS) -> Run:
+    """A run whose model gives the outputs that a score of `SCORES` takes: `untouched` or `precise`."""
+    return untouched(run) if score.endswith(UNTOUCHED) else precise(run, root)
+
+
+def untouched(run: Run) -> Run:
+    """A run whose model is the same network with its ImageNet weights, as before any training on streets.
+
+    Its decoder is random, so its logits say nothing. Raises Wrong where the weights are not to be had.
+    """
+    if run.model not in _UNTOUCHED:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                made = Segmenter(run.model.name, run.model.classes, True).to(zoo.device_of(run.model))
+            except WeightsError as error:
+                raise zoo.Wrong(f"{error}; or take a score of what was learned, such as 'heat, no spatial'") from error
+        _UNTOUCHED[run.model] = replace(run, model=made.eval())
+    return _UNTOUCHED[run.model]
 
 
 def precise(run: Run, root: Path = STREETS) -> Run:
@@ -116,11 +145,12 @@ def statistics(run: Run, root: Path = STREETS) -> anomaly.Statistics:
         zoo.Wrong: the training frames in `root` are not those that the model has learned from.
     """
     if run.model not in _STATISTICS:
-        path = _cached(run, root, StreetHazards(root, "validation").fingerprint, provenance.code(anomaly.fit))
+        held_out = StreetHazards(root, "validation").fingerprint
+        path = _cached(run, root, held_out, *FUSED, provenance.code(anomaly.fit))
         if not path.exists():
             train, validation = (StreetHazards(root, split) for split in ("train", "validation"))
             known = anomaly.fit(_outputs(run, train, 2), [CLASSES.index(name) for name in ("car", "pedestrian")])
-            _keep(path, anomaly.levels(_outputs(run, validation, 1), known))
+            _keep(path, anomaly.levels(_outputs(run, validation, 1), known, FUSED))
         _STATISTICS[run.model] = _kept(path, zoo.device_of(run.model))
     return _STATISTICS[run.model]
 

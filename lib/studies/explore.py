@@ -403,7 +403,7 @@ def alarms(root: Path = STREETS, model: str | Path = "streethazards", scores: Se
 
     Args:
         root: of StreetHazards or its stand-in; model: for `lib.load`.
-        scores: of `lib.anomaly.SCORES`; some that differ if empty.
+        scores: of `lib.apply.streets.SCORES`; some that differ if empty.
     """
 
     def build() -> Panel:
@@ -461,7 +461,7 @@ def alarms(root: Path = STREETS, model: str | Path = "streethazards", scores: Se
             ui.button("held-out frames", "back to these, from a street of your own", back),
         ]
         panel = Panel(draw, controls, own, below)
-        seen = watch.Watch(study, run.model, lambda: streets.statistics(run, root), names, panel.each)
+        seen = watch.Watch(study, run, names, panel.each)
         own[0].observe(lambda change: read(ui.uploaded(change["new"])), "value")
         own[1].observe(lambda change: read(change["new"].strip()), "value")
         return panel
@@ -526,7 +526,7 @@ def results(folder: Path = ROOT) -> Explorer:
 
 if __name__ == "__main__":  # the film in README; this frame was chosen by its photograph, not by its score
     ui.film(
-        alarms(scores=["heat, no spatial"]).open(),
+        alarms(scores=["mahalanobis + knn, ImageNet"]).open(),
         [{"index": 6, "at": at} for at in range(0, 20, 2)],
         "explore_alarms",
         "A threshold is lowered: frame, flagged pixels, score and anomaly, with precision, recall and false alarms",

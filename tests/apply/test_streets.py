@@ -1,6 +1,7 @@
 """Scores of your own street are those of the tables."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 import lib
 from lib import anomaly
 from lib.apply import streets, zoo
-from lib.studies.roads import alarms
+from lib.models.weights import WeightsError
+from lib.studies.roads import alarms, pretrained
 from lib.studies.roads.courses import Watched
 from lib.studies.roads.experiment import RoadStudy
 from lib.training import Run
@@ -27,9 +29,14 @@ def few(run, study, split, picks):
     return ((f.logits, f.features, f.label[None]) for f in alarms.frames(study, split, run.model, picks))
 
 
+def known_of(run, study):
+    known = anomaly.fit(few(run, study, "train", [0, 2]), bank=99)
+    return anomaly.levels(few(run, study, "validation", [0]), known, streets.FUSED)
+
+
 def test_scores_of_a_street_are_those_of_the_tables(segmenter, tmp_path, monkeypatch, picture):
     run, study = segmenter
-    known = anomaly.levels(few(run, study, "validation", [0]), anomaly.fit(few(run, study, "train", [0, 2]), bank=99))
+    known = known_of(run, study)
     streets._keep(tmp_path / "x.safetensors", known)
     again = streets._kept(tmp_path / "x.safetensors", torch.device("cpu"))
     monkeypatch.setattr(streets, "statistics", lambda run: again)
@@ -41,6 +48,32 @@ def test_scores_of_a_street_are_those_of_the_tables(segmenter, tmp_path, monkeyp
         assert found.dtype == np.float32 and found.shape == image.shape[1:]
         np.testing.assert_allclose(found, due.float().numpy(), rtol=1e-4, atol=1e-4)
     assert lib.anomaly_of(np.stack([picture] * 2), run, score="energy").shape == (2, 40, 60)
+
+
+def test_the_score_that_is_given_unasked_is_of_features_that_no_street_has_touched(segmenter, monkeypatch):
+    """Those of the tables, whether the trained model is handed in as it came or with statistics of whole frames."""
+    run, study = segmenter
+    raw = lib.load("streethazards", "cpu")
+    plain = pretrained.untrained(run.model.name, device="cpu")
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in streets.untouched(run).model.state_dict().items())
+    assert not plain.training and streets.seen_by(raw, "knn").model is streets.precise(raw).model
+    known = known_of(Run(plain, run.header, {}), study)
+    monkeypatch.setattr(streets, "statistics", lambda run: known)
+    (frame,) = alarms.frames(study, "test", plain, [7])
+    due = anomaly.DISTANCES["mahalanobis + knn"](frame.logits, frame.features, known)[0]
+    for given in (raw, run):
+        found = lib.anomaly_of(study.split("test").data[7][0], given)
+        np.testing.assert_allclose(found, due.float().numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_whose_imagenet_weights_are_not_to_be_had_is_said(monkeypatch):
+    def lacks(*_):
+        raise WeightsError("there are no weights of segformer_b0")
+
+    monkeypatch.setattr(streets, "Segmenter", lacks)
+    run = Run(SimpleNamespace(name="segformer_b0", classes=13), {}, {})
+    with pytest.raises(zoo.Wrong, match="segformer_b0; or take a score of what was learned, such as 'heat"):
+        streets.untouched(run)
 
 
 def test_scores_are_of_a_network_with_statistics_of_whole_frames(segmenter, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import asyncio
 import io
 import warnings
 from datetime import UTC, datetime
+from functools import cache
 
 import numpy as np
 import pytest
@@ -239,10 +240,17 @@ def road(monkeypatch):
     monkeypatch.setattr(RoadStudy, "split", lambda self, name: Few(whole(self, name)))
     run = zoo.load("streethazards", "cpu")
     study = RoadStudy(size=tuple(run.header["config"]["size"]), device="cpu")
-    seen = ((f.logits, f.features, f.label[None]) for f in alarms.frames(study, "train", run.model))
-    known = anomaly.fit(seen, bank=99)
-    monkeypatch.setattr(streets, "statistics", lambda run, root: known)
-    return explore.alarms(scores=["heat, no spatial", "energy"]).open()
+
+    @cache
+    def known(model):
+        train, validation = (
+            [(f.logits, f.features, f.label[None]) for f in alarms.frames(study, split, model)]
+            for split in ("train", "validation")
+        )
+        return anomaly.levels(validation, anomaly.fit(train, bank=99), streets.FUSED)
+
+    monkeypatch.setattr(streets, "statistics", lambda run, root: known(run.model))
+    return explore.alarms(scores=["heat, no spatial", "energy", "mahalanobis + knn, ImageNet"]).open()
 
 
 def test_alarms(road, tmp_path):
@@ -253,6 +261,7 @@ def test_alarms(road, tmp_path):
     panel.controls["budget"].value = 1.0
     assert "alert" not in panel.line.value
     panel.controls["budget"].value = 0.0
+    changes(panel, score="mahalanobis + knn, ImageNet")
     total, back = panel.widget.children[-2:]
     total.click()
     assert "All 2 frames: precision" in panel.line.value

@@ -5,7 +5,6 @@ ImageNet features find defects in industrial inspection (Roth et al. 2022, Patch
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +17,6 @@ from lib.studies.roads.camvid import MOVERS, SETS, PhotographStudy
 from lib.studies.roads.experiment import KNOWN
 from lib.training import place
 
-#: Scores that need no logits.
-FEATURES = ("mahalanobis", "mahalanobis_unit", "mahalanobis_stages", "knn")
-#: What the notebook judges: those, and two of them together, without and with the place.
-DISTANCES = {name: anomaly.SCORES[name] for name in FEATURES}
-DISTANCES["mahalanobis + knn"] = partial(anomaly.fused, parts=["mahalanobis", "knn"])
-DISTANCES["mahalanobis + knn + place"] = partial(anomaly.placed, parts=["mahalanobis", "knn"])
 WEIGHTS = ("ImageNet", "random")  # of an encoder that no street has touched
 Scores = dict[str, dict[str, Any]]
 
@@ -45,15 +38,15 @@ def untrained(network: str, weights: str = "ImageNet", device: str = "auto") -> 
 
 
 def named(scores: Scores, weights: str) -> Scores:
-    """Scores of `FEATURES` of an untrained network, to stand beside those of a trained one: "knn, ImageNet"."""
-    return {f"{name}, {weights}": scores[name] for name in FEATURES}
+    """Scores of `anomaly.FEATURES` of an untrained network, to stand beside those of a trained one: "knn, ImageNet"."""
+    return {f"{name}, {weights}": scores[name] for name in anomaly.FEATURES}
 
 
 class Pretrained(PhotographStudy):
     """The road study on photographs with a network that is not trained on any."""
 
     def judged(self, network: str, weights: str) -> dict[str, Any]:
-        """As of a trained network: `sets` alone, and of each set the scores of `FEATURES`."""
+        """As of a trained network: `sets` alone, and of each set the scores of `anomaly.FEATURES`."""
         model = untrained(network, weights, self.device)
 
         def seen(split: str, every: int) -> Iterator[tuple[Tensor, Sequence[Tensor], Tensor]]:
@@ -62,4 +55,4 @@ class Pretrained(PhotographStudy):
 
         known = anomaly.levels(seen("validation", 1), anomaly.fit(seen("train", 2), MOVERS))
         found = {name: self.scored(name, model, known) for name in SETS}
-        return {"sets": {name: {"scores": {n: scores[n] for n in FEATURES}} for name, scores in found.items()}}
+        return {"sets": {name: {"scores": {n: scores[n] for n in anomaly.FEATURES}} for name, scores in found.items()}}

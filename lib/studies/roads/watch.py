@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib import anomaly, plots
+from lib import plots
+from lib.apply import streets
 from lib.data.streethazards import ANOMALY, IGNORE
 from lib.metrics.anomaly import Pool
+from lib.models.segmenters import Outputs
 from lib.studies.roads.alarms import (
     DRIVABLE,
     FOUND,
@@ -28,8 +30,16 @@ from lib.studies.roads.alarms import (
     within_budget,
 )
 from lib.studies.roads.experiment import RoadStudy
+from lib.training import Run
 
-SCORES = ("heat, no spatial", "vim", "mahalanobis", "knn", "energy", "max_logit")
+#: What is offered: the best of untouched features first, and what training makes of such distances.
+SCORES = (
+    f"mahalanobis + knn{streets.UNTOUCHED}",
+    f"mahalanobis{streets.UNTOUCHED}",
+    "mahalanobis",
+    "heat, no spatial",
+    "max_logit",
+)
 REGIONS = ("every pixel", "the road, as labelled", "the road, as predicted")
 
 
@@ -45,28 +55,30 @@ class Watch:
 
     Args:
         study: data and size.
-        model: a segmenter; known: what its scores know of its training frames.
-        scores: of `lib.anomaly.SCORES`.
+        run: a segmenter; its predictions are those of `streets.precise`.
+        scores: of `streets.SCORES`.
         each: goes through items, and may show how many are done.
     """
 
-    def __init__(
-        self,
-        study: RoadStudy,
-        model: nn.Module,
-        known: Callable[[], anomaly.Statistics],
-        scores: Sequence[str],
-        each: Callable[[Sequence, str], Iterable],
-    ):
-        self.study, self.model, self.known, self.scores, self.each = study, model, known, scores, each
+    def __init__(self, study: RoadStudy, run: Run, scores: Sequence[str], each: Callable[[Sequence, str], Iterable]):
+        self.study, self.run, self.scores, self.each = study, run, scores, each
+        self.model = streets.precise(run, study.root).model
         self.count, self.totals = len(study.split("test")), {}
-        self.frame = lru_cache(4)(lambda i: next(frames(study, "test", model, [i])))
+        self.frame = lru_cache(4)(lambda i: next(frames(study, "test", self.model, [i])))
         self.map = lru_cache(24)(lambda i, score: self.score(self.frame(i), score))
         self.ordinary, self.counted = lru_cache(1)(self._ordinary), lru_cache(None)(self._counted)
+        self.outputs = lru_cache(4)(self._outputs)
 
     def score(self, frame: Frame, score: str) -> Tensor:
         """`[H, W]`."""
-        return anomaly.SCORES[score](frame.logits, frame.features, self.known())[0].float().cpu()
+        run, outputs = streets.seen_by(self.run, score, self.study.root), (frame.logits, frame.features)
+        if run.model is not self.model:
+            outputs = self.outputs(run.model, frame.image)
+        return streets.SCORES[score](*outputs, streets.statistics(run, self.study.root))[0].float().cpu()
+
+    @torch.no_grad()
+    def _outputs(self, model: nn.Module, image: Tensor) -> Outputs:
+        return model.outputs(image[None].to(next(model.parameters()).device))
 
     def _ordinary(self) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Labels of validation frames, by region, and scores, by name: one pass for all of them."""

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import sweeps
+from lib import anomaly, sweeps
 from lib.data.streethazards import CLASSES
 from lib.files import packed
 from lib.metrics import anomaly as measures
@@ -108,7 +108,7 @@ def test_whole_frames_are_asked_of_each_treatment_and_between_them():
 
 def test_untouched_features_stand_beside_each_model():
     models = [{"params": {"seed": s}, "metrics": {"scores": {"msp": s}, "test": s}} for s in (0, 1)]
-    features = dict.fromkeys(pretrained.FEATURES, 7)
+    features = dict.fromkeys(anomaly.FEATURES, 7)
     untouched = [{"params": {"weights": w}, "metrics": {"scores": features}} for w in pretrained.WEIGHTS]
     mixed = [{"params": {"seed": 1}, "metrics": {"scores": {"heat": 5}}}]
     zero, one = (row["metrics"]["scores"] for row in tables.beside(models, untouched, mixed))
