@@ -27,9 +27,9 @@ from lib.models.segmenters import Outputs, Segmenter
 from lib.models.weights import WeightsError
 from lib.training import Run
 
-UNTOUCHED = ", ImageNet"  # ends the names of scores of features that no street has touched
-SCORES = anomaly.SCORES | {f"{name}{UNTOUCHED}": score for name, score in anomaly.DISTANCES.items()}
-BEST = f"mahalanobis + knn{UNTOUCHED}"  # of the tables of notebooks/streethazards.ipynb
+IMAGENET = ", ImageNet"  # ends the names of scores of features that no street has touched
+SCORES = anomaly.SCORES | {f"{name}{IMAGENET}": score for name, score in anomaly.DISTANCES.items()}
+BEST = f"mahalanobis + knn{IMAGENET}"  # of the tables of notebooks/streethazards.ipynb
 
 
 def anomaly_of(
@@ -45,7 +45,7 @@ def anomaly_of(
     Args:
         source: see `masks_of`. It is brought to as many pixels as the frames that the model is judged at.
         model: a name or path for `lib.load`, or what it returned.
-        score: one of `SCORES`, which are those of `lib.anomaly`.
+        score: one of `SCORES`: those of `lib.anomaly`, and its `DISTANCES` with ", ImageNet" behind.
         device: see `training.place`.
 
     Raises:
@@ -92,7 +92,7 @@ FUSED = anomaly.levelled(SCORES.values())  # what needs a level for some score
 
 def seen_by(run: Run, score: str, root: Path = STREETS) -> Run:
     """A run whose model gives the outputs that a score of `SCORES` takes: `untouched` or `precise`."""
-    return untouched(run) if score.endswith(UNTOUCHED) else precise(run, root)
+    return untouched(run) if score.endswith(IMAGENET) else precise(run, root)
 
 
 def untouched(run: Run) -> Run:
@@ -160,7 +160,8 @@ def _cached(run: Run, root: Path, *others: str) -> Path:
     train = StreetHazards(root, "train").fingerprint
     if train != run.header["data"]:
         raise zoo.Wrong(f"{root} holds {train}, the model learned from {run.header['data']}; restore those")
-    key = provenance.short([checkpoints.digest(run.model.state_dict()), train, *others])
+    weights, size = checkpoints.digest(run.model.state_dict()), list(run.header["config"]["size"])
+    key = provenance.short([weights, size, train, *others])
     return ROOT / "cache" / "anomaly" / f"{key}.safetensors"
 
 

@@ -414,7 +414,7 @@ def alarms(root: Path = STREETS, model: str | Path = "streethazards", scores: Se
 
         run, mine = streets.precise(zoo.load(model), root), []
         study = RoadStudy(root, tuple(run.header["config"]["size"]), device="cpu")
-        names = list(scores or watch.SCORES)
+        names = list(scores or watch.offered(run))
 
         def draw(score: str, index: int, budget: float, at: int, region: str) -> tuple[Pixels | None, str]:
             i = seen.chosen(score, budget, at, region)

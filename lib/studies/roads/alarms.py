@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -72,6 +72,15 @@ def frames(study: RoadStudy, split: str, model: nn.Module, picks: Sequence[int] 
     for i in range(len(data)) if picks is None else picks:
         x, y = data.batch([i], resize)
         yield Frame(i, data.data.towns[i], x[0], *model.outputs(x.to(where)), y[0].to(where))
+
+
+def scored(
+    seen: Iterable[Frame], scores: dict[str, Score], known: anomaly.Statistics, places: dict[str, Tensor]
+) -> Iterator[tuple[Frame, dict[str, Tensor]]]:
+    """Frames, and what scores say of each, `[H, W]`; `places` `[H, W]` are what is known elsewhere of some towns."""
+    for frame in seen:
+        here = replace(known, elsewhere=places[frame.town]) if frame.town in places else known
+        yield frame, {name: score(frame.logits, frame.features, here)[0] for name, score in scores.items()}
 
 
 class Ensemble(nn.Module):
@@ -316,17 +325,15 @@ class AnomalyStudy:
         return {t: anomaly.smoothed((every - own) / others[t]) for t, own in sums.items() if others[t]}
 
     def judge(self, model: nn.Module, names: Sequence[str] = (), crossed: bool = False) -> Judged:
-        """Judge some scores, or all, in passes that keep counts alone.
+        """Judge some scores, or all, in passes of which counts are left.
 
         Train for statistics; validation for levels, if a score needs them, for thresholds and for what they flag; the
         held-out split for all measures, and once more, if `crossed`, for thresholds of its other towns. Validation is
         passed once if what is said of it fits into `MEMORY` bytes.
         """
         scores = {name: self.scores[name] for name in names or self.scores}
-        run = partial(frames, self.study, model=model)
-        maps = 2 * len(CLASSES) + len(scores)  # for a pixel: logits and scores; image, label and features are less
-        small = 4 * maps * math.prod(self.study.size) * len(self.study.split("validation")) <= MEMORY
-        judged, validation = Judged(), cache(lambda: list(run("validation"))) if small else partial(run, "validation")
+        run, places = partial(frames, self.study, model=model), self.places()
+        judged = Judged()
 
         def trained() -> Iterator[tuple[Tensor, Sequence[Tensor], Tensor]]:
             half = range(0, len(self.study.split("train")), 2)  # of all frames the time would double
@@ -334,18 +341,32 @@ class AnomalyStudy:
                 judged.confuse("train", frame)
                 yield frame.logits, frame.features, frame.label[None]
 
-        judged.known = known = anomaly.fit(trained(), movers=(CAR, PEDESTRIAN))
+        judged.known = anomaly.fit(trained(), movers=(CAR, PEDESTRIAN))
+        self._allow(judged, scores, partial(run, "validation"), places)
+        judged.seen = {name: Alarms(alarms.at) for name, alarms in judged.allowed.items()}
+        judged.found = {name: Evaluation(SUBSETS, 16) for name in scores}
+        for frame, found in scored(run(self.held_out), scores, judged.known, places):
+            judged.confuse(self.held_out, frame)
+            kinds = kinds_of(frame)
+            for name, score in found.items():
+                judged.found[name].add(score, kinds, frame.town)
+                judged.seen[name].add(score, frame.label)
+        if crossed:
+            judged.cross(scored(run(self.held_out), scores, judged.known, places))
+        return judged
+
+    def _allow(
+        self, judged: Judged, scores: dict[str, Score], run: Callable[[], Iterator[Frame]], places: dict[str, Tensor]
+    ) -> None:
+        """Levels, ordinary pixels, and what thresholds flag, from passes over validation."""
+        maps = 2 * len(CLASSES) + len(scores)  # for a pixel: logits and scores; image, label and features are less
+        small = 4 * maps * math.prod(self.study.size) * len(self.study.split("validation")) <= MEMORY
+        kept = lambda made: cache(lambda: list(made())) if small else made  # noqa: E731
+        seen = kept(run)
         if names := anomaly.levelled(scores.values()):
-            seen = ((f.logits, f.features, f.label[None]) for f in validation())
-            judged.known = known = anomaly.levels(seen, known, names)
-        at_home = {town: replace(known, elsewhere=place) for town, place in self.places().items()}
-
-        def scored(seen: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Tensor]]]:
-            for frame in seen:
-                here = at_home.get(frame.town, known)
-                yield frame, {n: score(frame.logits, frame.features, here)[0] for n, score in scores.items()}
-
-        ordinary = cache(lambda: list(scored(validation()))) if small else lambda: scored(validation())
+            outputs = ((f.logits, f.features, f.label[None]) for f in seen())
+            judged.known = anomaly.levels(outputs, judged.known, names)
+        ordinary = kept(lambda: scored(seen(), scores, judged.known, places))
         judged.ordinary = {name: Pool() for name in scores}
         for frame, found in ordinary():
             judged.confuse("validation", frame)
@@ -356,17 +377,6 @@ class AnomalyStudy:
         for frame, found in ordinary():
             for name, score in found.items():
                 judged.allowed[name].add(score, frame.label)
-        judged.seen = {name: Alarms(alarms.at) for name, alarms in judged.allowed.items()}
-        judged.found = {name: Evaluation(SUBSETS, 16) for name in scores}
-        for frame, found in scored(run(self.held_out)):
-            judged.confuse(self.held_out, frame)
-            kinds = kinds_of(frame)
-            for name, score in found.items():
-                judged.found[name].add(score, kinds, frame.town)
-                judged.seen[name].add(score, frame.label)
-        if crossed:
-            judged.cross(scored(run(self.held_out)))
-        return judged
 
     def measure(self, model: nn.Module) -> dict[str, Any]:
         """Everything about one trained model: mIoU on three splits, and `summary` of every score."""

@@ -30,7 +30,7 @@ from lib.training import Fitted, Recipe, Run, State, check_batch, fit, indices, 
 
 KNOWN = len(CLASSES) - 1  # classes a network has
 DRAWS = 200  # of the images, kept with every trial so that effects have intervals
-MEMORY = 2_000_000_000  # bytes up to which a split's frames are kept decoded
+MEMORY = 2_000_000_000  # bytes up to which a split's frames are kept decoded, or what a model says of them
 #: Arguments of `treatments.training` that leave a frame as it is, but for cutting out a window at a random place.
 PLAIN = {"crops": "none", "flip": "none", "degrees": 0.0, "colour": False, "blur": False}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import anomaly
+from lib.anomaly import FEATURES
 from lib.models.segmenters import Segmenter
 from lib.studies.roads import alarms
 from lib.studies.roads.camvid import MOVERS, SETS, PhotographStudy
@@ -38,15 +39,15 @@ def untrained(network: str, weights: str = "ImageNet", device: str = "auto") -> 
 
 
 def named(scores: Scores, weights: str) -> Scores:
-    """Scores of `anomaly.FEATURES` of an untrained network, to stand beside those of a trained one: "knn, ImageNet"."""
-    return {f"{name}, {weights}": scores[name] for name in anomaly.FEATURES}
+    """Scores of `FEATURES` of an untrained network, to stand beside those of a trained one: "knn, ImageNet"."""
+    return {f"{name}, {weights}": scores[name] for name in FEATURES}
 
 
 class Pretrained(PhotographStudy):
     """The road study on photographs with a network that is not trained on any."""
 
     def judged(self, network: str, weights: str) -> dict[str, Any]:
-        """As of a trained network: `sets` alone, and of each set the scores of `anomaly.FEATURES`."""
+        """As of a trained network: `sets` alone, and of each set the scores of `FEATURES`."""
         model = untrained(network, weights, self.device)
 
         def seen(split: str, every: int) -> Iterator[tuple[Tensor, Sequence[Tensor], Tensor]]:
@@ -55,4 +56,4 @@ class Pretrained(PhotographStudy):
 
         known = anomaly.levels(seen("validation", 1), anomaly.fit(seen("train", 2), MOVERS))
         found = {name: self.scored(name, model, known) for name in SETS}
-        return {"sets": {name: {"scores": {n: scores[n] for n in anomaly.FEATURES}} for name, scores in found.items()}}
+        return {"sets": {name: {"scores": {n: scores[n] for n in FEATURES}} for name, scores in found.items()}}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import plots
-from lib.apply import streets
+from lib.apply import streets, zoo
 from lib.data.streethazards import ANOMALY, IGNORE
 from lib.metrics.anomaly import Pool
 from lib.models.segmenters import Outputs
@@ -34,13 +34,22 @@ from lib.training import Run
 
 #: What is offered: the best of untouched features first, and what training makes of such distances.
 SCORES = (
-    f"mahalanobis + knn{streets.UNTOUCHED}",
-    f"mahalanobis{streets.UNTOUCHED}",
+    f"mahalanobis + knn{streets.IMAGENET}",
+    f"mahalanobis{streets.IMAGENET}",
     "mahalanobis",
     "heat, no spatial",
     "max_logit",
 )
 REGIONS = ("every pixel", "the road, as labelled", "the road, as predicted")
+
+
+def offered(run: Run) -> list[str]:
+    """Those of `SCORES` that a network has: without a file of its ImageNet weights, those of what it learned."""
+    try:
+        streets.untouched(run)
+    except zoo.Wrong:
+        return [name for name in SCORES if not name.endswith(streets.IMAGENET)]
+    return list(SCORES)
 
 
 class Counted(NamedTuple):

@@ -283,7 +283,7 @@ def test_pretrained_features_are_judged_beside_those_of_a_trained_model(study, m
     monkeypatch.setattr(
         pretrained, "FEATURES", ("mahalanobis", "mahalanobis_unit")
     )  # for the others streets are too few
-    found = AnomalyStudy(study, {n: SCORES[n] for n in anomaly.FEATURES}, "test", draws=5).measure(model)["scores"]
+    found = AnomalyStudy(study, {n: SCORES[n] for n in pretrained.FEATURES}, "test", draws=5).measure(model)["scores"]
     both = pretrained.named(found, "ImageNet")
     assert list(both) == ["mahalanobis, ImageNet", "mahalanobis_unit, ImageNet"]
     assert both["mahalanobis, ImageNet"] is found["mahalanobis"]
