@@ -143,9 +143,14 @@ def effects(groups: dict[str, Iterable[str]], found: dict[str, dict[str, dict[st
 
 
 def courses(rows: list[dict], pairs: dict[str, Sides]) -> Figure:
-    """How effects go with the steps: the difference of each pair's `course`, mean and deviation over seeds."""
+    """How effects go with the steps: the difference of each pair's `course`, mean and deviation over seeds.
+
+    Of pairs of treatments that are both judged clean, as a course is.
+    """
     found: dict[str, list[list[dict[str, float]]]] = {}
-    for name, ((ours, _), (theirs, _)) in pairs.items():
+    for name, ((ours, one), (theirs, other)) in pairs.items():
+        if (one, other) != ("clean", "clean"):
+            continue
         sides = [
             {r["params"]["seed"]: r["metrics"]["course"] for r in rows if r["params"]["treatment"] == treatment}
             for treatment in (ours, theirs)

@@ -99,12 +99,31 @@ def runs_of(rows: list[dict], config: str = "{treatment}") -> list[dict[str, Any
     return runs
 
 
-def networks(runs: list[dict], control: str) -> pd.DataFrame:
-    """Means of `runs_of` by network; `seconds` relative to the control's, parameters in millions."""
-    found = pd.DataFrame(results.means(runs)).T
+def best_rate(rows: list[dict]) -> list[dict]:
+    """Of rows that differ in `lr` and seed as well, those of the rate with the best mean `clean`, each other way."""
+    found: dict[str, dict[float, list[dict]]] = {}
+    for row in rows:
+        rest = str({k: v for k, v in sorted(row["params"].items()) if k not in ("lr", "seed")})
+        found.setdefault(rest, {}).setdefault(row["params"]["lr"], []).append(row)
+    mean = lambda some: np.mean([row["metrics"]["clean"] for row in some])  # noqa: E731
+    return [row for rates in found.values() for row in max(rates.values(), key=mean)]
+
+
+NETWORK = "{network}, pretrained {pretrained}"  # the name of a network's runs
+
+
+def networks(rows: list[dict], control: str) -> pd.DataFrame:
+    """Means by network at its best rate, and `clean` at every rate.
+
+    `seconds` are relative to the control's, parameters in millions.
+    """
+    found = pd.DataFrame(results.means(runs_of(best_rate(rows), NETWORK))).T
     found["seconds"] /= found["seconds"].get(control, float("nan"))
     found["parameters"] /= 1e6
-    return found[["clean", "train", "gap", "parameters", "seconds", "memory_mb"]].astype(float).round(2)
+    tried = [(NETWORK.format(**r["params"]), f"at {r['params']['lr']:g}", r["metrics"]["clean"]) for r in rows]
+    tried = pd.DataFrame(tried, columns=["network", "rate", "clean"]).pivot_table("clean", "network", "rate")
+    found = found[["clean", "train", "gap", "parameters", "seconds", "memory_mb"]].astype(float)
+    return found.join(tried).round(2)
 
 
 def anomaly_runs(rows: list[dict], prefix: str = "") -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import anomaly, sweeps
+from lib import sweeps
 from lib.data.streethazards import CLASSES
 from lib.files import packed
 from lib.metrics import anomaly as measures
@@ -108,7 +108,7 @@ def test_whole_frames_are_asked_of_each_treatment_and_between_them():
 
 def test_untouched_features_stand_beside_each_model():
     models = [{"params": {"seed": s}, "metrics": {"scores": {"msp": s}, "test": s}} for s in (0, 1)]
-    features = dict.fromkeys(anomaly.FEATURES, 7)
+    features = dict.fromkeys(pretrained.FEATURES, 7)
     untouched = [{"params": {"weights": w}, "metrics": {"scores": features}} for w in pretrained.WEIGHTS]
     mixed = [{"params": {"seed": 1}, "metrics": {"scores": {"heat": 5}}}]
     zero, one = (row["metrics"]["scores"] for row in tables.beside(models, untouched, mixed))
@@ -149,14 +149,22 @@ def test_a_model_repeats_its_row():
 
 
 def test_networks_are_compared_with_their_control():
-    runs = [
-        {"config": name, "seed": 0, "metrics": dict.fromkeys(("clean", "train", "gap", "memory_mb"), 0.5)
-         | {"seconds": seconds, "parameters": 3e6}}
-        for name, seconds in (("small", 10.0), ("large", 25.0))
+    """At the rate with the best mean over seeds, not of the best single run; all its seeds are kept."""
+    rows = [
+        {"params": {"network": network, "pretrained": True, "lr": lr, "seed": seed},
+         "metrics": dict.fromkeys(("train", "memory_mb"), 0.5)
+         | {"seconds": 10.0 if network == "small" else 25.0, "parameters": 3e6, "iou": {}, "clean": clean}}
+        for network, lr, seed, clean in (
+            ("small", 0.1, 0, 0.9), ("small", 0.1, 1, 0.1), ("small", 0.2, 0, 0.6), ("small", 0.2, 1, 0.5),
+            ("large", 0.1, 0, 0.2),
+        )
     ]  # fmt: skip
-    found = tables.networks(runs, "small")
-    assert found.loc["large", "seconds"] == 2.5 and found.loc["small", "parameters"] == 3
-    assert np.isnan(tables.networks(runs, "none")["seconds"]).all()
+    assert tables.best_rate(rows) == rows[2:] and tables.best_rate(rows[:2]) == rows[:2]
+    small, large = "small, pretrained True", "large, pretrained True"
+    found = tables.networks(rows, small)
+    assert found.loc[large, "seconds"] == 2.5 and found.loc[small, "parameters"] == 3
+    assert found.loc[small, ["clean", "gap", "at 0.1", "at 0.2"]].tolist() == [0.55, -0.05, 0.5, 0.55]
+    assert np.isnan(found.loc[large, "at 0.2"]) and np.isnan(tables.networks(rows, "none")["seconds"]).all()
 
 
 def test_what_whole_frames_add_is_paired_by_seed_and_by_image():
