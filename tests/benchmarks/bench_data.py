@@ -4,7 +4,10 @@ Features are those of EfficientNet-Lite0 on the stand-in; scenes for MOVi-A's fo
 the real ones, with smooth images, so that a PNG is about as large as a rendered one.
 """
 
+import hashlib
+import os
 import runpy
+import subprocess
 import sys
 from functools import partial
 from itertools import count
@@ -101,10 +104,31 @@ def theirs(path, fields=tuple(FIELDS)):
         yield scene
 
 
+@pytest.fixture(scope="module")
+def tensorflow(paths):
+    """`tensorflow(what, count)` reads so many scenes there, and its name; none where it is not installed."""
+    home = ROOT / ".venv-tfds"
+    if not (home / "ready").exists():
+        yield {}
+        return
+    command = [home / "bin" / "python", Path(__file__).with_name("tfds_peer.py"), paths[0]]
+    quiet = {"env": os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1, **quiet) as process:
+        version, under = process.stdout.readline().split()
+
+        def read(what, count, wish="read"):
+            process.stdin.write(f"{what} {count} {wish}\n")
+            return process.stdout.readline().strip()
+
+        yield {f"tensorflow-datasets {version}, TensorFlow {under}": read}
+        process.stdin.close()
+
+
 @pytest.mark.parametrize("what", ["labels only", "frames, masks and labels", "the first scene"])
-def test_scenes(compare, paths, what):
-    """Scenes of MOVi-A's format, the file in the page cache: this workbook's reader against the package tfrecord, which
-    parses every record whole and checks no checksum. The same arrays come out. The first scene includes opening the
+def test_scenes(compare, paths, tensorflow, what):
+    """Scenes of MOVi-A's format, the file in the page cache: this workbook's reader against the package tfrecord,
+    which parses every record whole and checks no checksum, and, where it can be installed, tensorflow-datasets in a
+    process of its own, which reads ahead with all cores. The same arrays come out. The first scene includes opening the
     shard; memory after ten passes is that of the process, against after two.
     """
     fields = LABELS if what == "labels only" else tuple(FIELDS)
@@ -117,8 +141,18 @@ def test_scenes(compare, paths, what):
         held = [list(ours(paths[0])) and psutil.Process().memory_info().rss for _ in range(10)]
         facts = {"memory after ten passes / after two": held[9] / held[1]}
     functions = {"package tfrecord": lambda: end(theirs(paths[0], fields)), "ours": lambda: end(ours(paths[0], fields))}
+    for name, read in tensorflow.items():
+        asked = ("labels" if fields == LABELS else "all", 1 if end is next else SCENES)
+        assert read(*asked, "digest") == digest(list(ours(paths[0], fields))[asked[1] - 1])
+        functions[name] = partial(read, *asked)
     seconds = compare(f"scenes: {what}", functions, facts)
     assert np.median(seconds["package tfrecord"]) > np.median(seconds["ours"])
+
+
+def digest(scene):
+    """As of tfds_peer.py."""
+    arrays = [scene.material, scene.shape, scene.size, scene.color, scene.visibility, scene.video, scene.masks]
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays if a is not None)).hexdigest()
 
 
 @pytest.mark.parametrize("what", ["labels only", "frames, masks and labels", "the parser alone, labels"])
