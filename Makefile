@@ -12,7 +12,7 @@ results: .venv/ready
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	TQDM_DISABLE=1 $(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m pytest -q -n logical --maxprocesses=4 --dist=loadfile tests
 	TQDM_DISABLE=1 $(BIN)/python -m pytest -q --nbval-lax --nbval-cell-timeout=300 --nbval-kernel-startup-timeout=120 notebooks
 
 # JupyterLab in headless Chromium (Debian: `apt-get install chromium`): every notebook, and every explorer. Where it is
@@ -33,6 +33,7 @@ site: .venv/ready
 # Speed beside other packages, as ratios, into figures/benchmarks.*: a quarter of an hour, alone on two cores. They are
 # installed beside what .venv has, which stays as it is. The page is written of what could be measured.
 bench: .venv-bench/ready
+	-@$(MAKE) .venv-tfds/ready  # where it can be installed
 	@mkdir -p runs && rm -f runs/benchmarks.json
 	TQDM_DISABLE=1 .venv-bench/bin/python -m pytest -q -p no:cacheprovider -o python_files='bench_*.py' \
 		--benchmark-columns=rounds --benchmark-json=runs/benchmarks.json tests/benchmarks; status=$$?; \
@@ -44,6 +45,11 @@ bench: .venv-bench/ready
 		> "$$(.venv-bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/workbook.pth"
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check pytest-benchmark==5.3.1 \
 		slot-attention==1.5.2 tfrecord==1.14.6 torchmetrics==1.9.0
+	touch $@
+
+.venv-tfds/ready: Makefile
+	$(PYTHON) -m venv .venv-tfds
+	.venv-tfds/bin/python -m pip install --quiet --disable-pip-version-check tensorflow-cpu==2.21.0 tensorflow-datasets==4.9.10
 	touch $@
 
 # Wrong measures and wrong models, one at a time: the replay of their notebooks must turn red.

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,9 @@ from lib.features import Features, describe
 from lib.models import backbones
 from lib.models.dinosaur import Dinosaur
 from lib.models.video import VideoModel
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # other tests, or other work, share the cores
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture

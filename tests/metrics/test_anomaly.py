@@ -42,7 +42,7 @@ def pixels(n, share=0.01, seed=0, gap=2.0):
 
 
 @given(SCORES, TRUTH)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_exact_measures_agree_with_scikit_learn(scores, truth):
     found = anomaly.measure(exact_curve(scores, truth))
     if truth.all() or not truth.any():
@@ -86,7 +86,7 @@ def test_ties_are_one_step_counted_or_pooled(scores, truth, auroc, aupr):
 
 
 @given(st.one_of(SCORES, SPREAD), TRUTH, st.sampled_from([8, 10, 12, 16]))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_bounds_hold_with_any_bins_and_ties(scores, truth, bits):
     if truth.all() or not truth.any():
         return
@@ -98,7 +98,7 @@ def test_bounds_hold_with_any_bins_and_ties(scores, truth, bits):
 
 
 @given(SPREAD, TRUTH, st.integers(1, 39))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_pool_does_not_see_batches_or_order(scores, truth, cut):
     whole, parts = pooled(scores, truth, 16), Pool(16)
     for part in (slice(cut, None), slice(cut)):
@@ -108,7 +108,7 @@ def test_a_pool_does_not_see_batches_or_order(scores, truth, cut):
 
 
 @given(SPREAD)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_thresholds_are_edges_of_the_bins(scores):
     ends = np.finfo(np.float32)
     scores = np.append(scores, [ends.max, ends.min, 0.0, -0.0]).astype(np.float32)
@@ -152,7 +152,7 @@ def test_scores_are_never_squashed():
 
 
 @given(SPREAD, TRUTH)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_threshold_is_the_same_rule_everywhere(scores, truth):
     if truth.all() or not truth.any():
         return

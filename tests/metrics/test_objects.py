@@ -22,7 +22,7 @@ LABELS = hnp.arrays(np.int64, (6, 6), elements=st.integers(0, 4))
 
 
 @given(LABELS, LABELS, st.permutations(range(5)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_names_of_segments_do_not_matter(truth, predicted, names):
     renamed = np.array(names)[predicted]
     for measure in (objects.ari, objects.fg_ari, objects.mbo, objects.miou):
@@ -30,7 +30,7 @@ def test_names_of_segments_do_not_matter(truth, predicted, names):
 
 
 @given(LABELS, LABELS, st.permutations(range(1, 5)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_names_of_objects_do_not_matter_but_background_is_background(truth, predicted, names):
     renamed = np.array([0, *names])[truth]
     for measure in (objects.ari, objects.fg_ari, objects.mbo, objects.miou):
@@ -38,7 +38,7 @@ def test_names_of_objects_do_not_matter_but_background_is_background(truth, pred
 
 
 @given(LABELS, LABELS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bounds_and_order(truth, predicted):
     fg, mbo, miou = (m(truth, predicted) for m in (objects.fg_ari, objects.mbo, objects.miou))
     if not (truth > 0).any():
@@ -48,7 +48,7 @@ def test_bounds_and_order(truth, predicted):
 
 
 @given(LABELS, LABELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_agreement_with_scikit_learn(truth, predicted):
     assert objects.ari(truth, predicted) == pytest.approx(adjusted_rand_score(truth.ravel(), predicted.ravel()))
     if (truth > 0).any():
@@ -60,7 +60,7 @@ def test_agreement_with_scikit_learn(truth, predicted):
 
 
 @given(LABELS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_truth_itself_is_perfect(truth):
     if (truth > 0).any():
         assert [m(truth, truth) for m in (objects.fg_ari, objects.ari, objects.mbo, objects.miou)] == [1, 1, 1, 1]
@@ -149,7 +149,7 @@ def test_entropy_and_active_slots():
 
 
 @given(st.permutations(range(5)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_stability_is_one_under_permutation_only_when_matched(order):
     masks = torch.rand(5, 8, 8, generator=torch.Generator().manual_seed(0)).softmax(0)
     masks = soft(masks.argmax(0).numpy(), 5)

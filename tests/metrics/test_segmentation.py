@@ -16,7 +16,7 @@ MASKS = st.integers(0, 2**32).map(lambda seed: np.random.default_rng(seed).rando
 
 
 @given(LABELS, LABELS)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_agreement_with_scikit_learn(truth, predicted):
     matrix = seg.confusion(truth, predicted, 5)
     np.testing.assert_array_equal(matrix, confusion_matrix(truth.ravel(), predicted.ravel(), labels=range(5)))
@@ -28,7 +28,7 @@ def test_agreement_with_scikit_learn(truth, predicted):
 
 
 @given(LABELS, LABELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_absent_classes_follow_the_rule(truth, predicted):
     matrix = seg.confusion(truth, predicted, 5)
     present = len(np.unique(truth))
@@ -116,7 +116,7 @@ def brute_components(truth, predicted, smallest_truth=1, smallest_predicted=1):
 
 
 @given(MASKS, MASKS, st.integers(1, 4), st.integers(1, 6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_components_agree_with_sets_of_pixels(truth, predicted, smallest_truth, smallest_predicted):
     # Sparse masks, so that there are several components.
     truth[1::2, 1::2] = predicted[::3] = False

@@ -20,7 +20,7 @@ def strip(*frames):
 
 
 @given(VIDEO, VIDEO, st.permutations(range(4)), st.permutations(range(1, 4)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_names_of_slots_and_of_objects_do_not_matter(truth, slots, names, ids):
     for measure in (identity_switches, keep_length):
         np.testing.assert_equal(measure(truth, np.array(names)[slots]), measure(truth, slots))
@@ -28,7 +28,7 @@ def test_names_of_slots_and_of_objects_do_not_matter(truth, slots, names, ids):
 
 
 @given(VIDEO, VIDEO)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_bounds_and_lengths(truth, slots):
     lengths = runs(truth, slots)
     visible = {int(i): int((truth == i).any((1, 2)).sum()) for i in np.unique(truth) if i > 0}
@@ -41,13 +41,13 @@ def test_bounds_and_lengths(truth, slots):
 
 
 @given(VIDEO, VIDEO)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_time_runs_both_ways(truth, slots):
     assert identity_switches(truth[::-1], slots[::-1]) == pytest.approx(identity_switches(truth, slots), nan_ok=True)
 
 
 @given(VIDEO)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_truth_itself_never_switches(truth):
     if (np.array([(truth == i).any((1, 2)).sum() for i in (1, 2, 3)]) > 1).any():
         assert identity_switches(truth, truth) == 0 and keep_length(truth, truth) == 1
