@@ -89,7 +89,10 @@ def write(
         "rows": {name: {"marked": sum(rows.values()), "all": len(rows)} for name, rows in MARKED.items()},
         "headline": {"config": headline[0], "metric": headline[1]},
         "runs": runs,
-        "summary": summary,
+        "summary": {
+            config: {name: {k: v for k, v in value.items() if k != "sd" or v == v} for name, value in metrics.items()}
+            for config, metrics in summary.items()
+        },
     }
     document = provenance.as_json(document, f"what {notebook} writes", strict=False, digits=6)  # all that is meant
     files.write(out() / "figures" / "results" / f"{notebook}.json", document)
@@ -232,7 +235,7 @@ def refill(text: str, notebook: str | None = None, folder: Path = ROOT, strict: 
             for part in parts:
                 value = value[part]
             summary = value if isinstance(value, dict) else {"mean": value}
-            known = ("mean", "sd") if spread and summary["sd"] is not None else ("mean",)
+            known = ("mean", "sd") if spread and summary.get("sd") is not None else ("mean",)
             numbers = [scale * summary[k] for k in known]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             if not strict:

@@ -387,7 +387,7 @@ def headline(out: Path, name: str) -> str:
         document = json.loads(path.read_text())
         config, metric = document["headline"]["config"], document["headline"]["metric"]
         value = document["summary"][config][metric]
-        spread = f" ± {value['sd']:.3f} (n={value['n']})" if value["sd"] is not None else ""
+        spread = f" ± {value['sd']:.3f} (n={value['n']})" if value.get("sd") is not None else ""
         return f"{config} {metric} {value['mean']:.3f}{spread}"
     except (ValueError, KeyError, TypeError) as error:
         return f"no number in figures/results/{path.name}: {type(error).__name__} {error}"

@@ -108,7 +108,7 @@ def _summary(path: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _text(value: dict[str, float]) -> str:
-    mean, sd = value["mean"], value["sd"]
+    mean, sd = value["mean"], value.get("sd")
     mean = float("nan") if mean is None else mean
     return f"{mean:.4g}" + ("" if sd is None else f" ± {sd:.2g}")
 

@@ -3,7 +3,7 @@
 `lib.anomaly_of` is the function here. Introduced in notebooks/streethazards.ipynb.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
@@ -109,6 +109,15 @@ def untouched(run: Run) -> Run:
                 raise zoo.Wrong(f"{error}; or take a score of what was learned, such as 'heat, no spatial'") from error
         _UNTOUCHED[run.model] = replace(run, model=made.eval())
     return _UNTOUCHED[run.model]
+
+
+def offered(run: Run, names: Sequence[str]) -> list[str]:
+    """The names of scores that a network has: all, or, without its ImageNet weights, those of what it learned."""
+    try:
+        untouched(run)
+    except zoo.Wrong:
+        return [name for name in names if not name.endswith(IMAGENET)]
+    return list(names)
 
 
 def precise(run: Run, root: Path = STREETS) -> Run:

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from lib import ROOT, plots
 from lib import explore as ui
 from lib import results as stored
+from lib.anomaly import Score, Statistics
 from lib.apply import scenes, zoo
 from lib.data.movi import MoviDataset
 from lib.explore import Explorer, Panel, Pixels, slots
@@ -414,7 +415,11 @@ def alarms(root: Path = STREETS, model: str | Path = "streethazards", scores: Se
 
         run, mine = streets.precise(zoo.load(model), root), []
         study = RoadStudy(root, tuple(run.header["config"]["size"]), device="cpu")
-        names = list(scores or watch.offered(run))
+        names = list(scores or streets.offered(run, watch.SCORES))
+
+        def ask(score: str) -> tuple[torch.nn.Module, Score, Statistics]:
+            of = streets.seen_by(run, score, root)
+            return of.model, streets.SCORES[score], streets.statistics(of, root)
 
         def draw(score: str, index: int, budget: float, at: int, region: str) -> tuple[Pixels | None, str]:
             i = seen.chosen(score, budget, at, region)
@@ -461,7 +466,7 @@ def alarms(root: Path = STREETS, model: str | Path = "streethazards", scores: Se
             ui.button("held-out frames", "back to these, from a street of your own", back),
         ]
         panel = Panel(draw, controls, own, below)
-        seen = watch.Watch(study, run, names, panel.each)
+        seen = watch.Watch(study, run.model, ask, names, panel.each)
         own[0].observe(lambda change: read(ui.uploaded(change["new"])), "value")
         own[1].observe(lambda change: read(change["new"].strip()), "value")
         return panel
@@ -526,7 +531,7 @@ def results(folder: Path = ROOT) -> Explorer:
 
 if __name__ == "__main__":  # the film in README; this frame was chosen by its photograph, not by its score
     ui.film(
-        alarms(scores=["mahalanobis + knn, ImageNet"]).open(),
+        alarms(scores=["heat, no spatial"]).open(),
         [{"index": 6, "at": at} for at in range(0, 20, 2)],
         "explore_alarms",
         "A threshold is lowered: frame, flagged pixels, score and anomaly, with precision, recall and false alarms",

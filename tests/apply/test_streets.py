@@ -56,7 +56,7 @@ def test_the_score_that_is_given_unasked_is_of_features_that_no_street_has_touch
     raw = lib.load("streethazards", "cpu")
     plain = pretrained.untrained(run.model.name, device="cpu")
     assert all(torch.equal(v, plain.state_dict()[k]) for k, v in streets.untouched(run).model.state_dict().items())
-    assert watch.offered(run) == [streets.BEST, *watch.SCORES[1:]] and not plain.training
+    assert streets.offered(run, watch.SCORES) == [streets.BEST, *watch.SCORES[1:]] and not plain.training
     assert streets.seen_by(raw, "knn").model is streets.precise(raw).model
     known = known_of(Run(plain, run.header, {}), study)
     monkeypatch.setattr(streets, "statistics", lambda run: known)
@@ -75,7 +75,7 @@ def test_a_network_whose_imagenet_weights_are_not_to_be_had_is_said(monkeypatch)
     run = Run(SimpleNamespace(name="segformer_b0", classes=13), {}, {})
     with pytest.raises(zoo.Wrong, match="segformer_b0; or take a score of what was learned, such as 'heat"):
         streets.untouched(run)
-    assert watch.offered(run) == ["mahalanobis", "heat, no spatial", "max_logit"]
+    assert streets.offered(run, watch.SCORES) == ["mahalanobis", "heat, no spatial", "max_logit"]
 
 
 def test_scores_are_of_a_network_with_statistics_of_whole_frames(segmenter, tmp_path, monkeypatch):

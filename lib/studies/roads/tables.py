@@ -112,6 +112,12 @@ def best_rate(rows: list[dict]) -> list[dict]:
 NETWORK = "{network}, pretrained {pretrained}"  # the name of a network's runs
 
 
+def rates(rows: list[dict]) -> list[dict[str, Any]]:
+    """`clean` of every network at every rate, as runs for `results.write`."""
+    runs = runs_of(rows, f"{NETWORK}, rate {{lr:g}}")
+    return [run | {"metrics": {"clean": run["metrics"]["clean"]}} for run in runs]
+
+
 def networks(rows: list[dict], control: str) -> pd.DataFrame:
     """Means by network at its best rate, and `clean` at every rate.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import plots
-from lib.apply import streets, zoo
+from lib.anomaly import Score, Statistics
 from lib.data.streethazards import ANOMALY, IGNORE
 from lib.metrics.anomaly import Pool
 from lib.models.segmenters import Outputs
@@ -30,26 +30,10 @@ from lib.studies.roads.alarms import (
     within_budget,
 )
 from lib.studies.roads.experiment import RoadStudy
-from lib.training import Run
 
 #: What is offered: the best of untouched features first, and what training makes of such distances.
-SCORES = (
-    f"mahalanobis + knn{streets.IMAGENET}",
-    f"mahalanobis{streets.IMAGENET}",
-    "mahalanobis",
-    "heat, no spatial",
-    "max_logit",
-)
+SCORES = ("mahalanobis + knn, ImageNet", "mahalanobis, ImageNet", "mahalanobis", "heat, no spatial", "max_logit")
 REGIONS = ("every pixel", "the road, as labelled", "the road, as predicted")
-
-
-def offered(run: Run) -> list[str]:
-    """Those of `SCORES` that a network has: without a file of its ImageNet weights, those of what it learned."""
-    try:
-        streets.untouched(run)
-    except zoo.Wrong:
-        return [name for name in SCORES if not name.endswith(streets.IMAGENET)]
-    return list(SCORES)
 
 
 class Counted(NamedTuple):
@@ -64,14 +48,21 @@ class Watch:
 
     Args:
         study: data and size.
-        run: a segmenter; its predictions are those of `streets.precise`.
-        scores: of `streets.SCORES`.
+        model: a segmenter, whose predictions say where the road is.
+        ask: of a score's name the network whose outputs it takes, the score, and what it knows of training frames.
+        scores: their names.
         each: goes through items, and may show how many are done.
     """
 
-    def __init__(self, study: RoadStudy, run: Run, scores: Sequence[str], each: Callable[[Sequence, str], Iterable]):
-        self.study, self.run, self.scores, self.each = study, run, scores, each
-        self.model = streets.precise(run, study.root).model
+    def __init__(
+        self,
+        study: RoadStudy,
+        model: nn.Module,
+        ask: Callable[[str], tuple[nn.Module, Score, Statistics]],
+        scores: Sequence[str],
+        each: Callable[[Sequence, str], Iterable],
+    ):
+        self.study, self.model, self.ask, self.scores, self.each = study, model, ask, scores, each
         self.count, self.totals = len(study.split("test")), {}
         self.frame = lru_cache(4)(lambda i: next(frames(study, "test", self.model, [i])))
         self.map = lru_cache(24)(lambda i, score: self.score(self.frame(i), score))
@@ -80,10 +71,10 @@ class Watch:
 
     def score(self, frame: Frame, score: str) -> Tensor:
         """`[H, W]`."""
-        run, outputs = streets.seen_by(self.run, score, self.study.root), (frame.logits, frame.features)
-        if run.model is not self.model:
-            outputs = self.outputs(run.model, frame.image)
-        return streets.SCORES[score](*outputs, streets.statistics(run, self.study.root))[0].float().cpu()
+        (model, function, known), outputs = self.ask(score), (frame.logits, frame.features)
+        if model is not self.model:
+            outputs = self.outputs(model, frame.image)
+        return function(*outputs, known)[0].float().cpu()
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module, image: Tensor) -> Outputs:
