@@ -119,11 +119,16 @@ def rates(rows: list[dict]) -> list[dict[str, Any]]:
 
 
 def networks(rows: list[dict], control: str) -> pd.DataFrame:
-    """Means by network at its best rate, and `clean` at every rate.
+    """Means by network at its best rate, and `clean` at every rate; parameters in millions.
 
-    `seconds` are relative to the control's, parameters in millions.
+    `seconds` are relative to the control's, all at its rate: a search may be measured at other times than what it is
+    added to, and a rate costs no time.
     """
-    found = pd.DataFrame(results.means(runs_of(best_rate(rows), NETWORK))).T
+    best = best_rate(rows)
+    found = pd.DataFrame(results.means(runs_of(best, NETWORK))).T
+    rate = next((r["params"]["lr"] for r in best if NETWORK.format(**r["params"]) == control), None)
+    timed = results.means(runs_of([r for r in rows if r["params"]["lr"] == rate], NETWORK))
+    found["seconds"] = pd.Series({name: m["seconds"] for name, m in timed.items()}, dtype=float)
     found["seconds"] /= found["seconds"].get(control, float("nan"))
     found["parameters"] /= 1e6
     tried = [(NETWORK.format(**r["params"]), f"at {r['params']['lr']:g}", r["metrics"]["clean"]) for r in rows]

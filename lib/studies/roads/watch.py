@@ -64,7 +64,7 @@ class Watch:
     ):
         self.study, self.model, self.ask, self.scores, self.each = study, model, ask, scores, each
         self.count, self.totals = len(study.split("test")), {}
-        self.frame = lru_cache(4)(lambda i: next(frames(study, "test", self.model, [i])))
+        self.frame = lru_cache(4)(lambda i: next(frames(study, "test", model, [i])))
         self.map = lru_cache(24)(lambda i, score: self.score(self.frame(i), score))
         self.ordinary, self.counted = lru_cache(1)(self._ordinary), lru_cache(None)(self._counted)
         self.outputs = lru_cache(4)(self._outputs)
