@@ -3,6 +3,7 @@
 Every number of the page comes from that JSON: `page(document)` is a function of it alone.
 """
 
+import ast
 import json
 import re
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import yaml
 
-from lib import ROOT, files, plots, results
+from lib import ROOT, files, plots, results, run
 
 HEAD = """# Speed, measured beside the peers
 
@@ -26,7 +27,9 @@ def condense(raw, out):
     blocks = [each["extra_info"] for each in raw["benchmarks"] if "case" in each["extra_info"]]
     paper = json.loads((ROOT / "figures" / "results" / "plan_paper.json").read_text())
     objects = [name for name in paper["steps"] if not name.startswith("ex_slot")]
-    roads = yaml.safe_load((ROOT / "notebooks" / "params" / "paper.yaml").read_text())["streethazards"]
+    seeds = ast.literal_eval(run.parameters("streethazards")["main_seeds"]["default"])
+    given = yaml.safe_load((ROOT / "notebooks" / "params" / "paper.yaml").read_text())
+    roads = {"main_seeds": seeds, **given["streethazards"]}
     return {
         "machine": raw["machine_info"],
         "blocks": blocks,
@@ -35,7 +38,7 @@ def condense(raw, out):
             "trainings": sum(paper["trainings"][name] for name in objects),
             "frames": 9703 * 24,  # training scenes of MOVi-A and their frames
             "road": {key: roads[key] for key in ("main_steps", "road_batch", "main_crop")}
-            | {"models": 3},  # `main_seeds` of the notebook
+            | {"models": len(roads["main_seeds"])},
         },
         "notebooks": shares(out / "runs" / "default" / "index.html"),
     }
