@@ -108,7 +108,7 @@ def twins(scenes: tuple[int, ...] = (2, 3, 11, 15), frame: int = 1, side: int = 
 def save(picture: Image.Image, name: str) -> None:
     """Writes figures/`name`.jpg, whole or not at all."""
     part = FIGURES / f"{name}.part"
-    picture.convert("RGB").save(part, format="JPEG", quality=70, optimize=True)
+    picture.convert("RGB").save(part, format="JPEG", quality=65, optimize=True, progressive=True)
     os.replace(part, FIGURES / f"{name}.jpg")
     print(name, picture.size, f"{(FIGURES / f'{name}.jpg').stat().st_size:,} bytes")
 

@@ -25,7 +25,7 @@ def save(name: str, image: Image.Image) -> None:
     """Write figures/NAME, under a temporary name first."""
     FIGURES.mkdir(exist_ok=True)
     temporary = FIGURES / f".{name}.tmp"
-    image.convert("RGB").save(temporary, format="JPEG", quality=70, optimize=True)
+    image.convert("RGB").save(temporary, format="JPEG", quality=65, optimize=True, progressive=True)
     os.replace(temporary, FIGURES / name)
     print(name, f"{(FIGURES / name).stat().st_size / 1e6:.2f} MB")
 
