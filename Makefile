@@ -30,7 +30,7 @@ train: .venv/ready
 site: .venv/ready
 	$(BIN)/python -m lib.site
 
-# Speed beside other packages, as ratios, into figures/benchmarks.*: a quarter of an hour, alone on two cores. They are
+# Speed beside other packages, as ratios, into figures/benchmarks.*: up to an hour, alone on two cores. They are
 # installed beside what .venv has, which stays as it is. The page is written of what could be measured.
 bench: .venv-bench/ready
 	-@$(MAKE) .venv-tfds/ready  # where it can be installed

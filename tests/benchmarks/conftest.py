@@ -1,6 +1,6 @@
 """Competitors take turns: what `make bench` keeps is the ratio within each round, and its spread over rounds.
 
-    make bench              # a quarter of an hour, alone on two cores: figures/benchmarks.*
+    make bench              # up to an hour, alone on two cores: figures/benchmarks.*
     ROUNDS=2 make bench     # tries everything quickly, into runs/tried
 
 The docstrings of a file and of a benchmark are what the page says of them; a fact is a number by its name.
