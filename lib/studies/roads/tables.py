@@ -261,7 +261,8 @@ def beside(models: list[dict], untouched: list[dict], mixed: list[dict]) -> list
     """Rows of trained models with scores of features that no street has touched: "knn, ImageNet".
 
     Args:
-        models: of `AnomalyStudy.measure`; untouched: the same of untrained networks, by their weights.
+        models: of `AnomalyStudy.measure`; untouched: the same of untrained networks, by their weights, of which what
+            depends on the predicted classes is left out: their decoders are random.
         mixed: of `Joined`, by seed: scores that fuse the trained model's energy with such features.
     """
     fused = {row["params"]["seed"]: row["metrics"]["scores"] for row in mixed}
@@ -271,9 +272,16 @@ def beside(models: list[dict], untouched: list[dict], mixed: list[dict]) -> list
             f"{n}, ImageNet": s for n, s in fused.get(row["params"]["seed"], {}).items()
         }
         for other in untouched:
-            scores |= {f"{n}, {other['params']['weights']}": s for n, s in other["metrics"]["scores"].items()}
+            weights = other["params"]["weights"]
+            scores |= {f"{n}, {weights}": _classless(s) for n, s in other["metrics"]["scores"].items()}
         found.append(row | {"metrics": row["metrics"] | {"scores": scores}})
     return found
+
+
+def _classless(score: dict[str, Any]) -> dict[str, Any]:
+    """A score of `AnomalyStudy.summary` without what depends on the classes that the network predicts."""
+    kept = {key: value for key, value in score.items() if "predicted_region" not in key}
+    return kept | {"crossed": {key: value for key, value in score["crossed"].items() if key != "open_miou"}}
 
 
 def statistics_runs(rows: list[dict]) -> list[dict[str, Any]]:

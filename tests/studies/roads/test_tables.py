@@ -108,12 +108,15 @@ def test_whole_frames_are_asked_of_each_treatment_and_between_them():
 
 def test_untouched_features_stand_beside_each_model():
     models = [{"params": {"seed": s}, "metrics": {"scores": {"msp": s}, "test": s}} for s in (0, 1)]
-    features = dict.fromkeys(pretrained.FEATURES, 7)
+    kept = {"auroc_region": 7, "crossed": {"siou": 7}}
+    known = {"auroc_predicted_region": 7, "anomalies_in_predicted_region": 7, "crossed": {"siou": 7, "open_miou": 7}}
+    features = dict.fromkeys(pretrained.FEATURES, kept | known)
     untouched = [{"params": {"weights": w}, "metrics": {"scores": features}} for w in pretrained.WEIGHTS]
-    mixed = [{"params": {"seed": 1}, "metrics": {"scores": {"heat": 5}}}]
+    mixed = [{"params": {"seed": 1}, "metrics": {"scores": {"heat": known}}}]
     zero, one = (row["metrics"]["scores"] for row in tables.beside(models, untouched, mixed))
-    assert one["heat, ImageNet"] == 5 and "heat, ImageNet" not in zero and one["msp"] == 1
-    assert zero["knn, random"] == zero["knn, ImageNet"] == 7 and len(zero) == 9
+    assert one["heat, ImageNet"] == known and "heat, ImageNet" not in zero and one["msp"] == 1
+    assert zero["knn, random"] == zero["knn, ImageNet"] == kept, "a random decoder predicts no region and no class"
+    assert len(zero) == 9
     assert models[0]["metrics"]["scores"] == {"msp": 0}, "rows are what was measured"
 
 
