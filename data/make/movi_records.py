@@ -125,8 +125,11 @@ def shard_name(split: str, shard: int, shards: int) -> str:
 
 
 def read(folder: Path, split: str, wanted: list[str] | None = None) -> Iterator[dict]:
-    """The decoded features of every record of a split, in order."""
-    for path in sorted(Path(folder).glob(f"movi_a-{split}.tfrecord-*")):
+    """The decoded features of every record of a split, in order. Raises FileNotFoundError where there is none."""
+    paths = sorted(Path(folder).glob(f"movi_a-{split}.tfrecord-*"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no shard of {split}; data/make/movi.py renders and packs them")
+    for path in paths:
         for record in read_records(path):
             yield decode_example(record, wanted)
 

@@ -243,6 +243,11 @@ def test_packing_says_what_has_not_been_rendered(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_without_shards_says_what_makes_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no shard of twins; data/make/movi.py renders"):
+        list(shards.read(tmp_path, "twins"))
+
+
 def spread(frame: np.ndarray, mask: np.ndarray) -> float:
     """Squared distance of colours from the mean colour of their segment, summed over the picture."""
     ids, colours = mask.ravel(), frame.reshape(-1, 3).astype(float)
