@@ -25,7 +25,7 @@ from lib.metrics import anomaly as measures
 from lib.metrics import segmentation
 from lib.metrics.anomaly import Curve, Evaluation, Pool, checked, pixel_kinds
 from lib.metrics.intervals import bootstrap, percentiles
-from lib.models.segmenters import Outputs
+from lib.models.segmenters import LITE0, Outputs
 from lib.provenance import code, short
 from lib.studies.roads.experiment import KNOWN, MEMORY, RoadStudy
 
@@ -300,12 +300,12 @@ class AnomalyStudy:
     held_out: str = "test"
     draws: int = 300
 
-    def data(self, **_: Any) -> str:
+    def data(self, network: str = LITE0, **_: Any) -> str:
         """What a row of a sweep depends on beside its parameters; scores of a notebook's own count by their code."""
         own = {n: code(f) for n, f in self.scores.items() if getattr(f, "func", f).__module__ == "__main__"}
         names = ", ".join(f"{n} {own.get(n, '')}".rstrip() for n in self.scores)
         parts = {n: f.keywords.get("parts", f.keywords) for n, f in self.scores.items() if isinstance(f, partial)}
-        found = f"{self.study.data(self.held_out)}, kinds {short(self.kinds())}; {self.draws} draws"
+        found = f"{self.study.data(self.held_out, network)}, kinds {short(self.kinds())}; {self.draws} draws"
         return f"{found}; scores {names}, {json.dumps(parts)}"
 
     def kinds(self) -> list[str]:

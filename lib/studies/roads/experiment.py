@@ -263,10 +263,11 @@ class RoadStudy:
         lr: float,
         crop: Sequence[int],
         network: str = LITE0,
+        treatment: str = "all",
     ) -> Run:
-        """Load or train the model of the anomaly tables: longer, with larger windows."""
+        """Load or train the model of the anomaly tables: longer, with larger windows; `treatment` names its frames'."""
         recipe = Recipe(steps, self.batch, lr, steps // 20, "poly", precision=self.precision, seed=seed)
-        config = {"treatment": "all", **augmentation, "crop": crop, "size": self.size, "network": network}
+        config = {"treatment": treatment, **augmentation, "crop": crop, "size": self.size, "network": network}
         config["weights"] = start_of(network)
         loss, name = self.loss(recipe, self.transform(augmentation, crop)), f"streethazards-main-{seed}"
 

@@ -291,10 +291,18 @@ def statistics_runs(rows: list[dict]) -> list[dict[str, Any]]:
     return [{"config": f"{how} statistics", "seed": seed, "metrics": found} for seed, how, found in plain]
 
 
-def course_runs(rows: list[dict]) -> list[dict[str, Any]]:
-    """Rows of `Watched.course` as runs: "after 600 steps"; without seeds that `whole_courses` leaves out."""
+def course_runs(rows: list[dict], kind: str = "") -> list[dict[str, Any]]:
+    """Rows of `Watched.course` as runs: "after 600 steps"; without seeds that `whole_courses` leaves out.
+
+    Args:
+        kind: goes before "after", filled from the parameters.
+    """
     return [
-        {"config": f"after {step} steps", "seed": row["params"]["seed"], "metrics": found}
+        {
+            "config": f"{kind.format(**row['params'])} after {step} steps".lstrip(),
+            "seed": row["params"]["seed"],
+            "metrics": found,
+        }
         for row in whole_courses(rows)
         for step, found in row["metrics"].items()
     ]
@@ -302,7 +310,7 @@ def course_runs(rows: list[dict]) -> list[dict[str, Any]]:
 
 def whole_courses(rows: list[dict]) -> list[dict]:
     """Rows of `Watched.course` with most steps: of a model that was loaded, or went on, there are fewer."""
-    most = max(len(row["metrics"]) for row in rows)
+    most = max((len(row["metrics"]) for row in rows), default=0)
     return [row for row in rows if len(row["metrics"]) == most]
 
 
@@ -329,6 +337,13 @@ def repeats(row: dict, closed: dict[str, float], scores: dict[str, dict]) -> boo
     pairs = [(closed, row["test"]), *((found, row["scores"][name]) for name, found in scores.items())]
     numbers = [(a, {k: v for k, v in b.items() if isinstance(v, float)}) for a, b in pairs]
     return all(sweeps.close(a, b, 0.005) for a, b in numbers)
+
+
+def last_looks(rows: list[dict], seed: int) -> pd.DataFrame:
+    """What `Watched.course` found at the end, a row a network and treatment ("all", where none is said) of one seed."""
+    mine = [row for row in rows if row["params"]["seed"] == seed]
+    found = {f"{p['network']}, {p.get('treatment', 'all')}": m for p, m in ((r["params"], r["metrics"]) for r in mine)}
+    return pd.DataFrame({name: metrics[max(metrics, key=int)] for name, metrics in found.items()}).T.round(3)
 
 
 def switches(report: measures.Report) -> dict[str, float]:
