@@ -294,10 +294,11 @@ def test_weights_and_precision_are_in_the_data_of_a_comparison():
 
 def test_a_new_score_is_another_anomaly_row(monkeypatch):
     monkeypatch.setattr(alarms.AnomalyStudy, "kinds", lambda self: ["cow"])
-    roads = SimpleNamespace(data=lambda held_out: f"data of {held_out}")
+    roads = SimpleNamespace(data=lambda held_out, network: f"data of {held_out} from weights of {network}")
     known = alarms.AnomalyStudy(roads, SCORES)
     before = known.data(seed=0, steps=1)
     assert before.startswith("data of test") and known.data(seed=1) == before
+    assert known.data(network="fpn_lite2") != before, "a row names the weights of its own network"
     assert alarms.AnomalyStudy(roads, SCORES | {"mine": SCORES["msp"]}).data() != before
     others = [SCORES | {"mine": partial(heat, parts=[part])} for part in ("energy", "spatial")]
     assert len({before, *(alarms.AnomalyStudy(roads, scores).data() for scores in others)}) == 3

@@ -67,6 +67,10 @@ def test_the_score_that_is_given_unasked_is_of_features_that_no_street_has_touch
         np.testing.assert_allclose(found, due.float().numpy(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_score_that_knows_labels_of_the_test_is_not_offered():
+    assert "place_other_town" not in streets.SCORES and "place_train" in streets.SCORES
+
+
 def test_a_network_whose_imagenet_weights_are_not_to_be_had_is_said(monkeypatch):
     def lacks(*_):
         raise WeightsError("there are no weights of segformer_b0")

@@ -138,19 +138,30 @@ def networks(rows: list[dict], control: str) -> pd.DataFrame:
 
 
 def anomaly_runs(rows: list[dict], prefix: str = "") -> list[dict[str, Any]]:
-    """Rows of `AnomalyStudy.measure` as runs: `main`, and one configuration a score, each after `prefix`."""
-    runs = []
+    """Rows of `AnomalyStudy.measure` as runs: `main`, and one configuration a score, each after `prefix`.
+
+    A score that is "seedless", see `beside`, is one run. One of labels of the other held-out towns has no budget: of
+    validation it knows nothing, so no threshold is chosen there.
+    """
+    runs, seedless = [], set()
     for row in rows:
         seed, m = row["params"].get("seed", 0), row["metrics"]
         known = {f"{split}_{key}": v for split in ("test", "validation", "train") for key, v in m[split].items()}
         runs.append({"config": f"{prefix}main", "seed": seed, "metrics": known})
         for name, s in m["scores"].items():
+            if name in seedless:
+                continue
+            if s.get("seedless"):
+                seedless.add(name)
             kinds = pd.Series(s["kinds"], dtype=float).dropna()  # kinds without a pixel have no AUROC
-            metrics = {k: v for k, v in s.items() if isinstance(v, float | int)} | s["crossed"]
+            metrics = {k: v for k, v in s.items() if isinstance(v, float | int) and k != "seedless"} | s["crossed"]
             metrics |= {"kinds_above_chance": float((kinds > 0.5).mean()), "worst_kind": float(kinds.min())}
             for key, (low, high) in s["intervals"].items():
                 metrics |= {f"{key}_low": low, f"{key}_high": high}
-            metrics |= {f"{k} at {b}": v for b, at in s["budgets"].items() for k, v in at.items()}
+            if name == PLACES[1]:
+                metrics.pop("first_found", None)
+            else:
+                metrics |= {f"{k} at {b}": v for b, at in s["budgets"].items() for k, v in at.items()}
             runs.append({"config": f"{prefix}score {name}", "seed": seed, "metrics": metrics})
     return runs
 
@@ -170,13 +181,15 @@ def paired(rows: list[dict], key: str, images: float = np.inf, controls: Sequenc
 
     def side(name: str) -> tuple[dict[int, float], dict[int, np.ndarray]]:
         mine = {seed: scores[name] for seed, scores in by_seed.items() if name in scores}  # one may have failed
+        if mine and all(m.get("seedless") for m in mine.values()):
+            mine = {None: next(iter(mine.values()))}
         return {s: m.get(key, np.nan) for s, m in mine.items()}, {s: unpacked(m["draws"][key]) for s, m in mine.items()}
 
     found = {}
     for name in names:
         for control in controls:
             (ours, our_draws), (theirs, their_draws) = side(name), side(control)
-            if not ours.keys() & theirs.keys():
+            if None not in {*ours, *theirs} and not ours.keys() & theirs.keys():
                 continue
             found[f"{name} - {control}"] = difference(ours, theirs, draws=(our_draws, their_draws), units=images)
     table = pd.DataFrame(found).T
@@ -262,7 +275,8 @@ def beside(models: list[dict], untouched: list[dict], mixed: list[dict]) -> list
 
     Args:
         models: of `AnomalyStudy.measure`; untouched: the same of untrained networks, by their weights, of which what
-            depends on the predicted classes is left out: their decoders are random.
+            depends on the predicted classes is left out: their decoders are random. Marked "seedless": one measurement
+            beside every seed.
         mixed: of `Joined`, by seed: scores that fuse the trained model's energy with such features.
     """
     fused = {row["params"]["seed"]: row["metrics"]["scores"] for row in mixed}
@@ -273,14 +287,14 @@ def beside(models: list[dict], untouched: list[dict], mixed: list[dict]) -> list
         }
         for other in untouched:
             weights = other["params"]["weights"]
-            scores |= {f"{n}, {weights}": _classless(s) for n, s in other["metrics"]["scores"].items()}
+            scores |= {f"{n}, {weights}": _untouched(s) for n, s in other["metrics"]["scores"].items()}
         found.append(row | {"metrics": row["metrics"] | {"scores": scores}})
     return found
 
 
-def _classless(score: dict[str, Any]) -> dict[str, Any]:
-    """A score of `AnomalyStudy.summary` without what depends on the classes that the network predicts."""
-    kept = {key: value for key, value in score.items() if "predicted_region" not in key}
+def _untouched(score: dict[str, Any]) -> dict[str, Any]:
+    """A score of `AnomalyStudy.summary` of a network without a seed whose classes say nothing."""
+    kept = {key: value for key, value in score.items() if "predicted_region" not in key} | {"seedless": True}
     return kept | {"crossed": {key: value for key, value in score["crossed"].items() if key != "open_miou"}}
 
 
@@ -289,6 +303,11 @@ def statistics_runs(rows: list[dict]) -> list[dict[str, Any]]:
     sides = [(r["params"]["seed"], how, r["metrics"][how]) for r in rows for how in ("running", "precise")]
     plain = [(seed, how, {k: v for k, v in found.items() if k != "draws"}) for seed, how, found in sides]
     return [{"config": f"{how} statistics", "seed": seed, "metrics": found} for seed, how, found in plain]
+
+
+def effect_runs(found: dict[str, dict[str, float]], after: str = "") -> list[dict[str, Any]]:
+    """`effects` as runs: "effect flip", or with `after` "effect flip, long"."""
+    return [{"config": f"effect {name}{after}", "seed": 0, "metrics": dict(e)} for name, e in found.items()]
 
 
 def course_runs(rows: list[dict], kind: str = "") -> list[dict[str, Any]]:

@@ -115,9 +115,23 @@ def test_untouched_features_stand_beside_each_model():
     mixed = [{"params": {"seed": 1}, "metrics": {"scores": {"heat": known}}}]
     zero, one = (row["metrics"]["scores"] for row in tables.beside(models, untouched, mixed))
     assert one["heat, ImageNet"] == known and "heat, ImageNet" not in zero and one["msp"] == 1
+    kept |= {"seedless": True}
     assert zero["knn, random"] == zero["knn, ImageNet"] == kept, "a random decoder predicts no region and no class"
     assert len(zero) == 9
     assert models[0]["metrics"]["scores"] == {"msp": 0}, "rows are what was measured"
+
+
+def test_the_last_look_at_each_kind_of_main_model():
+    row = lambda seed, last, **kind: {  # noqa: E731
+        "params": {"seed": seed, "network": "n", **kind},
+        "metrics": {"900": {"test": last}, "1200": {"test": last + 0.1}},
+    }
+    rows = [row(0, 0.1), row(1, 0.2), row(1, 0.3, treatment="flip")]
+    found = tables.last_looks(rows, 1)
+    assert found["test"].to_dict() == {"n, all": 0.3, "n, flip": 0.4}
+    runs = tables.course_runs(rows[2:], "{network}, {treatment}")
+    assert [r["config"] for r in runs] == ["n, flip after 900 steps", "n, flip after 1200 steps"]
+    assert tables.course_runs([], "{network}") == []
 
 
 def test_a_score_that_failed_in_one_seed_is_compared_in_the_others():
@@ -215,6 +229,28 @@ def test_runs():
         "auroc_pooled": 0.9, "f1": 0.1, "kinds_above_chance": 0.5, "worst_kind": 0.4, "auroc_pooled_low": 0.8,
         "auroc_pooled_high": 0.95, "recall at 0.5": 0.3,
     }  # fmt: skip
+
+
+def test_what_has_no_seed_is_one_run_and_has_no_spread():
+    draws = {"aupr_pooled": packed(np.linspace(0.3, 0.5, 9))}
+    score = {"crossed": {}, "kinds": {}, "intervals": {}, "budgets": {"1": {"found": 0.3}}, "first_found": 0.2}
+    score |= {"draws": draws}
+    rows = []
+    for seed in (0, 1, 2):
+        scores = {"msp": score | {"aupr_pooled": 0.1 + 0.01 * seed}, "place_other_town": score | {"aupr_pooled": 0.05}}
+        scores |= {n: score | {"aupr_pooled": x, "seedless": True} for n, x in (("knn, A", 0.4), ("knn, B", 0.3))}
+        rows.append({"params": {"seed": seed}, "metrics": {"test": {}, "validation": {}, "train": {}}})
+        rows[-1]["metrics"]["scores"] = scores
+    runs = tables.anomaly_runs(rows)
+    assert [(r["seed"], "seedless" in r["metrics"]) for r in runs if r["config"] == "score knn, A"] == [(0, False)]
+    assert len([r for r in runs if r["config"] == "score msp"]) == 3
+    place = next(r["metrics"] for r in runs if r["config"] == "score place_other_town")
+    assert place["aupr_pooled"] == 0.05 and not {"first_found", "found at 1"} & place.keys(), "it has no threshold"
+    found = tables.paired(rows, "aupr_pooled", controls=["msp", "knn, B"])
+    assert found.loc["knn, A - knn, B", "seeds"] == 0 and np.isnan(found.loc["knn, A - knn, B", "g"])
+    assert found.loc["knn, A - msp", "seeds"] == 3
+    assert found.loc["knn, A - msp", "difference"] == pytest.approx(0.29)
+    assert found.loc["knn, A - msp", "g"] == pytest.approx(0.29 / 0.01 * (1 - 3 / 7)), "of the scores that have seeds"
 
 
 def test_cases_are_ranked_by_aupr():
