@@ -128,14 +128,20 @@ def means(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def table(summary: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
     """A summary as text, one row a configuration: `0.93 ± 0.02`, or the bare mean of a single run.
 
+    `0.93 (n 2)` says of how many runs a mean is, where others of its configuration are of more.
     Its corner says how many of the rows read so far other code measured, or a tree with uncommitted changes.
     """
 
-    def cell(value: dict[str, float]) -> str:
+    def cell(value: dict[str, float], most: int) -> str:
         spread = "" if math.isnan(value["sd"]) else f" ± {value['sd']:.3f}"
-        return f"{value['mean']:.3f}{spread}" if value["n"] else "-"
+        few = f" (n {value['n']})" if value["n"] < most else ""
+        return f"{value['mean']:.3f}{spread}{few}" if value["n"] else "-"
 
-    found = pd.DataFrame({c: {m: cell(v) for m, v in metrics.items()} for c, metrics in summary.items()}).T.fillna("-")
+    cells = {}
+    for config, metrics in summary.items():
+        most = max((value["n"] for value in metrics.values()), default=0)
+        cells[config] = {name: cell(value, most) for name, value in metrics.items()}
+    found = pd.DataFrame(cells).T.fillna("-")
     marks = [mark for rows in MARKED.values() for mark in rows.values()]
     return found.rename_axis(columns=f"{sum(marks)} of {len(marks)} rows are marked" if any(marks) else None)
 

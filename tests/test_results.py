@@ -161,6 +161,16 @@ def test_tables_and_documents_count_the_rows_that_are_marked(tmp_path, monkeypat
     assert results.table(results.summarise(RUNS)).columns.name is None
 
 
+def test_a_mean_of_fewer_runs_says_so():
+    runs = [{"config": "a", "seed": s, "metrics": {"x": 1.0, "y": v}} for s, v in enumerate((2.0, math.nan, 4.0))]
+    runs.append({"config": "once", "seed": 0, "metrics": {"x": 1.0, "y": 3.0}})
+    table = results.table(results.summarise(runs))
+    assert list(table.loc["a"]) == ["1.000 ± 0.000", "3.000 ± 1.414 (n 2)"] and list(table.loc["once"]) == [
+        "1.000",
+        "3.000",
+    ]
+
+
 def test_tables_fold_break_nowhere_and_show_the_best():
     values = {"fg_ari": ["0.900", "0.200 ± 0.010", "0.300 ± 0.020"] + ["-"] * 12, "p": [math.nan, 0.12345678, 0.5] * 5}
     values |= {"memory_mb": [3300829.0, 1.0, 2.0] * 5, "attention_mask_similarity_of_all_frames": [0.25] * 15}
