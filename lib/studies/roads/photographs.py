@@ -99,28 +99,42 @@ def agreement(ours: Sequence[float], theirs: Any, draws: Any) -> dict[str, float
     return found | {"worst_seed": min(alone), "best_seed": max(alone), "of": len(ours)}
 
 
-def transfer(rows: list[dict], treated: list[dict], standin: dict[str, Any]) -> dict[str, dict]:
-    """Whether scores, and treatments, have the order that they have on the stand-in: `agreement` of each.
+def orders(standin: dict[str, Any]) -> pd.DataFrame:
+    """Whether scores of trained models have the order that they have on the stand-in: `agreement`, a row a set and key.
+
+    Of the rows that were measured last; empty without any.
 
     Args:
-        rows: of `PhotographStudy.judged`; treated: of `Treatments.treated`, none leaves treatments out.
-        standin: the summary of figures/results/streethazards.json, whose values are taken as they are; of the set whose
-            region of interest is the road those inside its own region.
+        standin: the summary of figures/results/streethazards.json; of the set whose region of interest is the road its
+            values inside its own region are taken.
     """
+    paths = [root / "figures" / "results" / f"sweep_{NAME}.json" for root in (results.out(), ROOT)]
+    path = next((path for path in paths if path.exists()), None)
+    rows = json.loads(path.read_text())["rows"] if path else []
     names, found = [n for n in SCORES if n not in PLACES], {}
-    for name, key in itertools.product(SETS, KEYS):
+    for name, key in itertools.product(SETS, KEYS) if rows else ():
         seeds = [r["metrics"]["scores"] for r in of_set(rows, name)]
         draws = [[unpacked(s[n]["draws"][key]) for n in names] for s in seeds]
         there = key.replace("pooled", "region") if name == "road_obstacle_21" else key
         here = [standin[f"score {n}"][there]["mean"] for n in names]
         found[f"scores by {key}, {name}"] = agreement(here, [[s[n][key] for n in names] for s in seeds], draws)
+    return pd.DataFrame(found).T
+
+
+def transfer(treated: list[dict], standin: dict[str, Any]) -> dict[str, dict]:
+    """Whether treatments have the order that they have on the stand-in: `agreement`.
+
+    Args:
+        treated: of `Treatments.treated`, none leaves them out.
+        standin: as of `orders`, whose values are taken as they are.
+    """
     sides = {t: tables.values(treated, t, "clean") for t in TREATMENTS}
     sides = {t: side for t, side in sides.items() if side[0]}
-    if sides:
-        seeds = set.intersection(*(set(side[0]) for side in sides.values()))
-        values, draws = ([[side[i][seed] for side in sides.values()] for seed in sorted(seeds)] for i in (0, 1))
-        found["treatments by mIoU"] = agreement([standin[t]["clean"]["mean"] for t in sides], values, draws)
-    return found
+    if not sides:
+        return {}
+    seeds = set.intersection(*(set(side[0]) for side in sides.values()))
+    values, draws = ([[side[i][seed] for side in sides.values()] for seed in sorted(seeds)] for i in (0, 1))
+    return {"treatments by mIoU": agreement([standin[t]["clean"]["mean"] for t in sides], values, draws)}
 
 
 def measure(
@@ -181,7 +195,7 @@ def measure(
         found = tables.paired(of_set(rows, name), key, len(RoadAnomaly(root / name)), CONTROLS)
         found = found[~found.index.str.contains(", random")].drop(columns=["p", "g", "seeds"])
         runs += intervals.as_runs(f"paired {name} {key}", found)
-    for name, found in transfer(rows, treated, _summary(ROOT, STANDIN)).items():
+    for name, found in transfer(treated, _summary(ROOT, STANDIN)).items():
         runs.append({"config": f"transfer {name}", "seed": 0, "metrics": found})
     data = {"name": "photographs that do not ship: CamVid, and three sets with anomalies", "split": "test, and all"}
     data |= {"fingerprint": study.full_data(network=network)}
@@ -227,8 +241,8 @@ def shown(folder: str = "") -> dict[str, pd.DataFrame]:
             pairs = _read(found, [f"paired {name} {key} {n} - {control}" for n in table.index])
             table[f"{key} - {control}"] = pairs["difference (95 %)"].to_numpy() if len(pairs) == len(table) else "-"
         shown[f"{name}: minus controls"] = table
-    orders = {n: {k: v["mean"] for k, v in m.items()} for n, m in found.items() if n.startswith("transfer ")}
-    shown["order against the stand-in's, Kendall's tau"] = pd.DataFrame(orders).T.round(2)
+    order = {key: value["mean"] for key, value in found.get("transfer treatments by mIoU", {}).items()}
+    shown["treatments in the stand-in's order, Kendall's tau"] = pd.DataFrame({"by mIoU": order}).T.round(2)
     return shown | {"findings of the original": findings(ours, found)}
 
 

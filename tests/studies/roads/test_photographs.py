@@ -103,6 +103,7 @@ def test_from_folders_to_tables(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLOTS_OUT", str(out))
     monkeypatch.setattr(photographs, "ROOT", folder)  # nothing is committed there
     assert photographs.shown() == {} and "nothing is measured yet" in capsys.readouterr().out
+    assert photographs.orders({}).empty
     results = photographs.Path(__file__).parents[3] / "figures" / "results" / "streethazards.json"
     (folder / "figures" / "results").mkdir(parents=True)
     (folder / "figures" / "results" / "streethazards.json").write_text(results.read_text())
@@ -120,6 +121,8 @@ def test_from_folders_to_tables(folder, tmp_path, monkeypatch, capsys):
         assert summary[f"{name} place_train"]["auroc_pooled"]["n"] == 1
         assert f"paired {name} aupr_pooled knn - max_logit" in summary
         assert tables[f"{name.replace('_', ' ')}: scores"].shape == tables["stand-in: scores"].shape
+    order = photographs.orders(json.loads(results.read_text())["summary"])
+    assert len(order) == 6 and order["tau"].between(-1, 1).all() and (order["of"] > 15).all()
     scores = photographs.scores()
     assert list(scores) == ["stand-in", "road anomaly", "road obstacle 21", "fishyscapes static"]
     axes = figures.orders(scores).axes
