@@ -77,7 +77,8 @@ def objects(root: Path | Dataset = MOVI, split: str = "test", models: Sequence[s
             joined = scenes.joined(seen(i, t, name, kind), at, temperature)
             found = scenes.on_images(joined, image(i, t), usual.radius if stage == "refined" else 0).cpu()
             values = measures.evaluate(torch.from_numpy(scene(i).masks[t : t + 1]), found)
-            return found[0], {key: float(values[key][0]) for key in MEASURES}
+            asked = [key for key in MEASURES if stage == "raw" or key != "mask_similarity"]  # joined, slots are zeros
+            return found[0], {key: float(values[key][0]) for key in asked}
 
         def draw(index, frame, model, stage, kind, temperature, view, row, column) -> tuple[Pixels, str]:
             found, values = masks(index, frame, model, kind, stage, temperature)

@@ -22,6 +22,7 @@ from lib.studies.objects import experiment as objects_experiment
 #: What a row says of each object.
 COLUMNS = ("best", "recall", *STORED)
 MASKS = ("fg_ari", "ari", "mbo", "miou", "mask_similarity", "active_slots")
+REFINED = tuple(key for key in MASKS if key != "mask_similarity")  # slots that were joined leave masks of zeros
 
 
 def pack(values: pd.Series) -> str:
@@ -66,7 +67,7 @@ def runs_of(rows: list[dict], objects: pd.DataFrame) -> list[dict[str, Any]]:
     runs = []
     for row in rows:
         m, table = row["metrics"], _columns(row, objects)
-        metrics = m["raw"] | {f"refined_{k}": m["refined"][k] for k in MASKS}
+        metrics = m["raw"] | {f"refined_{k}": m["refined"][k] for k in REFINED}
         metrics |= {f"train_{k}": m["train"][k] for k in ("loss", "fg_ari", "mbo")}
         metrics |= {k: m[k] for k in ("validation_loss", "parameters", "threshold")}
         metrics |= {"gap": m["raw"]["loss"] - m["train"]["loss"], **_by_material(table)}
@@ -85,7 +86,7 @@ def untrained_runs(rows: list[dict], objects: pd.DataFrame, truth: Tensor) -> li
     runs = []
     for row in rows:
         m, name = row["metrics"], row["params"]["backbone"]
-        metrics = {k: m["raw"][k] for k in MASKS} | {f"refined_{k}": m["refined"][k] for k in MASKS}
+        metrics = {k: m["raw"][k] for k in MASKS} | {f"refined_{k}": m["refined"][k] for k in REFINED}
         metrics |= _by_material(_columns(row, objects))
         probed = {f"probe {p['attribute']}": p["balanced"] for p in m["probes"].values() if p["input"] == "tokens"}
         for kind, found in (("k-means", metrics), ("tokens", probed)):

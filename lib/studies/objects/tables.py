@@ -33,9 +33,9 @@ def runs_of(
     """Rows of the four sweeps as runs for `results.write`.
 
     Video measures join the runs of ours, those of `there_and_back` are "ours_cyclic"; `frame_fg_ari` is that of single
-    frames of the same videos. `time` and
-    `memory` of trainings on more tokens are relative to the fewest tokens of the same seed, because seconds hold for
-    one machine only.
+    frames of the same videos. `time` and `memory` of trainings on more tokens are relative to the fewest tokens of the
+    same seed, because seconds hold for one machine only. `mask_similarity` is of raw masks alone: slots that were
+    joined leave masks of zeros.
 
     Args:
         stages: of each configuration, the stages of its masks that are reported, and under which name.
@@ -46,7 +46,7 @@ def runs_of(
         name = p.get("config", p.get("control"))
         tracked = over_time.get(p["seed"], {}) if name == "ours" else {}
         for stage, config in stages[name].items():
-            found = metrics[stage] | _over_time(tracked.get(stage, {}))
+            found = _joined(stage, metrics[stage]) | _over_time(tracked.get(stage, {}))
             runs.append({"config": config, "seed": p["seed"], "metrics": found})
     for p, metrics in ((v["params"], v["metrics"]) for v in videos):
         if p.get("cyclic"):
@@ -62,8 +62,12 @@ def runs_of(
                 key: (m[what] or np.nan) / (least[what] or np.nan)
                 for key, what in (("time", "seconds"), ("memory", "peak_mb"))
             }
-        runs.append({"config": name, "seed": p["seed"], "metrics": m["refined"] | cost})
+        runs.append({"config": name, "seed": p["seed"], "metrics": _joined("refined", m["refined"]) | cost})
     return runs
+
+
+def _joined(stage: str, metrics: dict) -> dict:
+    return {k: v for k, v in metrics.items() if k != "mask_similarity" or stage in ("raw", "attention")}
 
 
 def _over_time(metrics: dict) -> dict:
