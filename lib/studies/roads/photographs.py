@@ -190,7 +190,7 @@ def measure(
     runs = tables.runs_of(treated) + [run for row in rows for run in runs_of(row)]
     for run in runs[: len(treated)]:  # of short trainings the classes say little
         run["metrics"] = {k: v for k, v in run["metrics"].items() if not k.startswith("iou ")}
-    runs += [{"config": f"effect {name}", "seed": 0, "metrics": dict(e)} for name, e in effects.items()]
+    runs += tables.effect_runs(effects)
     for name, key in itertools.product(SETS, KEYS):
         found = tables.paired(of_set(rows, name), key, len(RoadAnomaly(root / name)), CONTROLS)
         found = found[~found.index.str.contains(", random")].drop(columns=["p", "g", "seeds"])
