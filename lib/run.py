@@ -433,6 +433,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", help="where everything is written (default: runs/PROFILE, with -p one of its own)")
     parser.add_argument("--time-limit", type=int, metavar="S", help="seconds a cell may take; with -p there is none")
     parser.add_argument("--remeasure", action="store_true", help="measure anew what other code had measured")
+    parser.add_argument("--compile", action="store_true", help="compile Slot Attention where it trains (torch.compile)")
     parser.add_argument("--plan", action="store_true", help="say what it needs and how long it takes, and no more")
     several = parser.add_mutually_exclusive_group()
     several.add_argument("--workers", type=_count, metavar="N", help="so many at once, a GPU or some cores each")
@@ -445,6 +446,8 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     if options.remeasure:
         os.environ["SLOTS_REMEASURE"] = "1"  # read by lib.sweeps in the kernels
+    if options.compile:
+        os.environ["SLOTS_COMPILE"] = "1"  # and this by lib.training
     profile = folder = options.profile
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:

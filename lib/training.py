@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,7 +172,7 @@ def fit(
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, desc=label, leave=False, **quiet)
     told = bar.disable  # headless there is nobody to tell
     try:
-        with _patient() as asked:
+        with _patient() as asked, compiled(model, label):
             for step in bar:
                 torch.manual_seed(recipe.seed * 1_000_003 + step)
                 optimiser.param_groups[0]["lr"] = recipe.lr_at(step)
@@ -309,6 +309,43 @@ def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     largest = torch.finfo(torch.float16).max
     small = {k for k, v in tensors.items() if v.is_floating_point() and (not v.numel() or v.abs().max() <= largest)}
     return {k: v.to(torch.float16) if k in small else v for k, v in tensors.items()}
+
+
+def compiles() -> bool:
+    """Whether trainings compile Slot Attention: `SLOTS_COMPILE=1`, set by `lib.run --compile`."""
+    return os.environ.get("SLOTS_COMPILE") == "1"
+
+
+@contextmanager
+def compiled(model: nn.Module, label: str = "training") -> Iterator[None]:
+    """Within, parts of a model that draw `initial_slots` run as torch.compile makes them, where they train.
+
+    Only if `compiles()`. The numbers are the same up to rounding: first slots are drawn outside of what is compiled,
+    where they would be others. What cannot be compiled, one line says, and this process tries no more.
+    """
+    parts = [part for part in model.modules() if hasattr(part, "initial_slots")] if compiles() else []
+    for part in parts:
+        part.forward = partial(_compiled, part, part.forward, torch.compile(part.forward, dynamic=False), label)
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward  # the class's own is seen again
+
+
+def _compiled(
+    part: nn.Module, eager: Callable, fast: Callable, label: str, inputs: Tensor, slots: Any = None, *rest: Any
+) -> Any:
+    if not (part.training and compiles()):
+        return eager(inputs, slots, *rest)
+    slots = part.initial_slots(len(inputs)) if slots is None else slots
+    try:
+        return fast(inputs, slots, *rest)
+    except Exception as error:
+        found = eager(inputs, slots, *rest)  # says what is wrong with the arguments, if it was they
+        os.environ["SLOTS_COMPILE"] = "0"
+        parallel.say(f"{label}: torch.compile failed ({type(error).__name__}); trains without it")
+        return found
 
 
 @contextmanager
@@ -465,6 +502,7 @@ def load_or_train(
             "seconds": round(spent, 1),
             "device": results.device_name(next(model.parameters()).device),
             "processes": parallel.size(),
+            "compiled": compiles(),
             **peak_memory(where),
             "versions": results.versions(),
         }

@@ -151,12 +151,14 @@ def test_a_notebook_may_be_named_by_its_path(house, monkeypatch):
         (["--profile", "smoke", "-p", "steps", "5"], "smoke-steps-", "smoke with steps=5", None),
         (["-p", "steps", "5", "--time-limit", "9"], "default-steps-", "default with steps=5", 9),
         (["--remeasure"], "default", "default", None),
+        (["--compile"], "default", "default", None),
     ],
 )
 def test_other_parameters_have_a_folder_a_name_and_time(house, monkeypatch, arguments, folder, profile, limit):
     seen = []
     monkeypatch.setattr(run, "ROOT", house)
     monkeypatch.setenv("SLOTS_REMEASURE", "")
+    monkeypatch.setenv("SLOTS_COMPILE", "")
     monkeypatch.setattr(run, "execute", lambda *given: seen.append(given) or {"notebook": "one", "status": "ok",
         "seconds": 0, "says": ""})  # fmt: skip
     assert run.main(["one", *arguments]) == 0
@@ -164,6 +166,7 @@ def test_other_parameters_have_a_folder_a_name_and_time(house, monkeypatch, argu
     assert (told, out.parent, allowed) == (profile, house / "runs", limit)
     assert out.name == folder or (folder.endswith("-") and out.name.startswith(folder))
     assert os.environ["SLOTS_REMEASURE"] == "1" * ("--remeasure" in arguments)
+    assert os.environ["SLOTS_COMPILE"] == "1" * ("--compile" in arguments)
 
 
 def test_the_order_of_parameters_makes_no_other_folder(house, monkeypatch, capsys):

@@ -20,6 +20,8 @@ from tqdm.auto import tqdm
 
 from lib import checkpoints, provenance, sweeps, training
 from lib.checkpoints import CheckpointError
+from lib.models.dinosaur import Dinosaur
+from lib.studies.objects.experiment import TrainConfig, objective
 from lib.training import Recipe, State, fit, indices, load_or_train
 
 DATA = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
@@ -259,6 +261,64 @@ def test_a_second_interrupt_does_not_wait(tmp_path):
     assert not (tmp_path / "x.safetensors").exists()
 
 
+TOKENS = torch.randn(4, 16, 6, generator=torch.Generator().manual_seed(1))
+
+
+def slots(**how):
+    """Slots on tokens, trained for four steps: the model and its losses."""
+    torch.manual_seed(0)
+    net = Dinosaur(6, num_slots=3, slot_dim=8, hidden_dim=8, iterations=1, frames=False)
+    loss, recipe = (lambda net, step: objective(net, TOKENS, TrainConfig(sample=4))), Recipe(4, lr=1e-2, warmup=1)
+    return net, [row["loss"] for row in fit(net, loss, recipe, device="cpu", **how).history]
+
+
+@pytest.fixture
+def every_step(monkeypatch):
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+
+
+def test_a_compiled_training_has_the_same_numbers(every_step, monkeypatch):
+    eager, losses = slots()
+    monkeypatch.setenv("SLOTS_COMPILE", "1")
+    compiled, same = slots()
+    if not training.compiles():
+        pytest.skip("torch.compile does not work on this machine")
+    assert losses == pytest.approx(same, rel=1e-5) and losses[0] != pytest.approx(losses[-1], rel=1e-3)
+    assert eager.state_dict().keys() == compiled.state_dict().keys()
+    torch.manual_seed(0)
+    found = eager(TOKENS)
+    torch.manual_seed(0)
+    torch.testing.assert_close(compiled(TOKENS), found, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_trains_is_compiled_and_only_while_it_does(every_step, monkeypatch):
+    calls, seen = [], []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *given: calls.append(1) or function(*given))
+    net, losses = slots()
+    assert not calls, "nobody asked"
+    monkeypatch.setenv("SLOTS_COMPILE", "1")
+    watch = lambda net, step: seen.append(len(calls)) or (net(TOKENS) and {"calls": len(calls)})  # noqa: E731
+    net, same = slots(watch=watch, watch_every=2)
+    assert same == losses and len(calls) == 4 and seen == [2, 4]
+    net(TOKENS)
+    assert len(calls) == 4 and "forward" not in vars(net.attention)
+
+
+def test_what_cannot_be_compiled_trains_as_it_is(every_step, monkeypatch, capsys):
+    def broken(function, **_):
+        def call(*_):
+            raise RuntimeError("no working C++ compiler\nand much more")
+
+        return call
+
+    _, losses = slots()
+    monkeypatch.setenv("SLOTS_COMPILE", "1")
+    monkeypatch.setattr(torch, "compile", broken)
+    assert slots()[1] == losses and not training.compiles()
+    assert capsys.readouterr().out == "training: torch.compile failed (RuntimeError); trains without it\n"
+    assert slots()[1] == losses and not capsys.readouterr().out, "it is not tried again"
+
+
 def test_a_state_is_kept_by_the_clock_and_seconds_add_up(tmp_path, monkeypatch):
     kept, clock, real = [], iter(range(0, 10_000, 25)), checkpoints.save
     monkeypatch.setattr(checkpoints, "save", lambda p, t, h: kept.append(h["step"]) or real(p, t, h))
@@ -334,6 +394,7 @@ def test_load_or_train(house, capsys):
     assert len(house.trained) == 1 and not capsys.readouterr().out, "the second time it is loaded"
     assert torch.equal(first.model(x), second.model(x)), "trained and loaded are the same, to the bit"
     assert second.history == first.history and torch.equal(second.extra["film"], torch.arange(3))
+    assert first.header["compiled"] is False
     (file,) = house.folder.iterdir()
     assert file.name.startswith("thing-") and len(file.stem) == len("thing-") + 6, "no state left behind"
     house(seed=1)

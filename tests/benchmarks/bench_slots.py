@@ -3,6 +3,8 @@
 Numbers are equal where that is said: the competitors have the same weights and the same first slots.
 """
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from lib.models.token_decoders import positions_of
 from lib.models.video import VideoModel
 from lib.studies.objects.experiment import TrainConfig, fitted
 from lib.studies.objects.tracking import ClipConfig
-from lib.training import Recipe
+from lib.training import Recipe, compiles
 
 BATCH, DIM, SLOTS = 32, 64, 9
 CHANNELS = 40  # of the stand-in's tokens
@@ -111,10 +113,15 @@ def test_slot_attention(compare, difference, count, precision):
     compare(f"{count:,} tokens, {precision}", {k: lambda p=p: step(*p) for k, p in calls.items()}, facts)
 
 
-def trained(net, config, tokens, precision, steps=2):
+def trained(net, config, tokens, precision, steps=2, compiled=False):
     """Optimiser steps of the studies' own loop, on the same tokens every time."""
     recipe = Recipe(steps, len(tokens), precision=precision)
-    return lambda: fitted(net, None, lambda step: tokens, None, config, recipe, device="cpu")
+
+    def run():
+        os.environ["SLOTS_COMPILE"] = str(int(compiled))  # 0 again where it fails
+        fitted(net, None, lambda step: tokens, None, config, recipe, device="cpu")
+
+    return run
 
 
 OURS, THEIRS = TrainConfig(), TrainConfig(area=0.0, diversity=0.01, sample=0)
@@ -124,13 +131,18 @@ OURS, THEIRS = TrainConfig(), TrainConfig(area=0.0, diversity=0.01, sample=0)
 def test_training(compare, side):
     """Optimiser steps of whole models on the same 16 images of tokens of 40 channels, through `lib.training.fit`: ours
     (11 slots with frames, 128 positions decoded) against the original study's (5 slots, 5 iterations, a convolutional
-    decoder of every position, which is the first). "bf16-mixed" is autocast to bfloat16.
+    decoder of every position, which is the first). "bf16-mixed" is autocast to bfloat16; "compiled" is Slot Attention,
+    as with `SLOTS_COMPILE=1`, once it is compiled.
     """
     torch.manual_seed(0)
     tokens, functions = torch.randn(16, side**2, CHANNELS), {}
     for precision in ("32-true", "bf16-mixed"):
         functions[f"original, {precision}"] = trained(Dinosaur(CHANNELS, **ORIGINAL), THEIRS, tokens, precision)
         functions[f"ours, {precision}"] = trained(Dinosaur(CHANNELS), OURS, tokens, precision)
+        fast = trained(Dinosaur(CHANNELS), OURS, tokens, precision, compiled=True)
+        fast()
+        if compiles():  # else on a machine without a compiler for C++
+            functions[f"ours, compiled, {precision}"] = fast
     facts = reached() if side == 32 else {}
     compare(f"{side} x {side} tokens", functions, facts, rounds=5)
 

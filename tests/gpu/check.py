@@ -174,7 +174,7 @@ def device_part(device):
     from lightning_fabric import Fabric
     from trainings import STEPS, Enough, trainings
 
-    from lib import training
+    from lib import parallel
 
     seen = {"losses": [], "waits": []}
     waits = Counter()
@@ -195,7 +195,7 @@ def device_part(device):
     def counted(message, category, filename, lineno, *_):
         waits[f"{filename}:{lineno}"] += "synchroniz" in str(message)
 
-    training.Fabric, found = Watched, {}
+    parallel.Fabric, found = Watched, {}
     warnings.simplefilter("always")
     warnings.showwarning = counted
     for name in trainings():
@@ -206,6 +206,7 @@ def device_part(device):
                 torch.cuda.set_sync_debug_mode("warn")
             try:
                 trainings(where)[name]()
+                row[where] = row["error"] = "trained without a look at its steps"
             except Enough:
                 row[where] = [round(float(v), 5) for v in seen["losses"]]
                 row["waits a step"] = round(sum(seen["waits"][1:]) / (STEPS - 1), 2)
@@ -239,6 +240,7 @@ def speed_part(device):
     """Milliseconds of training steps, images a second of backbones, and the most memory that each takes."""
     import torch
 
+    from lib import training
     from lib.features import tokens_of
     from lib.models import backbones
     from lib.models.dinosaur import ORIGINAL, Dinosaur
@@ -279,11 +281,16 @@ def speed_part(device):
     for bf16 in (False, True):
         kind = "bf16-mixed" if bf16 else "32-true"
         for count in (16, 64) if tiny else (256, 1024):
-            for name, config in (("ours", ImageConfig()), ("the original's", original)):
+            ours = ImageConfig()
+            for name, config in (("ours", ours), ("ours compiled", ours), ("the original's", original)):
                 model = Dinosaur(40, **config.model).to(device)
                 tokens = torch.randn(batch, count, 40, device=device)
                 loss = lambda m=model, t=tokens, c=config: objective(m, t, c)[0]  # noqa: E731
-                record(f"step, {name}, {count} tokens, batch {batch}, {kind}", trainer(model, loss, bf16))
+                os.environ["SLOTS_COMPILE"] = str(int(name == "ours compiled"))  # 0 again where it fails
+                with training.compiled(model, name):
+                    record(f"step, {name}, {count} tokens, batch {batch}, {kind}", trainer(model, loss, bf16))
+                if name == "ours compiled" and not training.compiles():
+                    found[f"step, {name}, {count} tokens, batch {batch}, {kind}"] = {"error": "torch.compile failed"}
         windows = torch.rand(2 if tiny else 16, 3, *((32, 32) if tiny else (256, 256)), device=device)
         labels = torch.randint(13, (len(windows), *windows.shape[2:]), device=device)
         model = Segmenter(LITE0, 13, False).to(device).train()
