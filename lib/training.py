@@ -334,15 +334,15 @@ def compiled(model: nn.Module, label: str = "training") -> Iterator[None]:
 
 
 def _compiled(
-    part: nn.Module, eager: Callable, fast: Callable, label: str, inputs: Tensor, slots: Any = None, *rest: Any
+    part: nn.Module, eager: Callable, fast: Callable, label: str, inputs: Tensor, slots: Any = None, *rest: Any, **named
 ) -> Any:
     if not (part.training and compiles()):
-        return eager(inputs, slots, *rest)
+        return eager(inputs, slots, *rest, **named)
     slots = part.initial_slots(len(inputs)) if slots is None else slots
     try:
-        return fast(inputs, slots, *rest)
+        return fast(inputs, slots, *rest, **named)
     except Exception as error:
-        found = eager(inputs, slots, *rest)  # says what is wrong with the arguments, if it was they
+        found = eager(inputs, slots, *rest, **named)  # says what is wrong with the arguments, if it was they
         os.environ["SLOTS_COMPILE"] = "0"
         parallel.say(f"{label}: torch.compile failed ({type(error).__name__}); trains without it")
         return found

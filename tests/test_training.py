@@ -293,7 +293,7 @@ def test_a_compiled_training_has_the_same_numbers(every_step, monkeypatch):
 
 def test_only_what_trains_is_compiled_and_only_while_it_does(every_step, monkeypatch):
     calls, seen = [], []
-    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *given: calls.append(1) or function(*given))
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *a, **k: calls.append(1) or function(*a, **k))
     net, losses = slots()
     assert not calls, "nobody asked"
     monkeypatch.setenv("SLOTS_COMPILE", "1")
@@ -302,6 +302,9 @@ def test_only_what_trains_is_compiled_and_only_while_it_does(every_step, monkeyp
     assert same == losses and len(calls) == 4 and seen == [2, 4]
     net(TOKENS)
     assert len(calls) == 4 and "forward" not in vars(net.attention)
+    with training.compiled(net.train()):
+        net.attention(net.encode(TOKENS), temperature=0.5)  # as a model of somebody else may call it
+    assert len(calls) == 5
 
 
 def test_what_cannot_be_compiled_trains_as_it_is(every_step, monkeypatch, capsys):
