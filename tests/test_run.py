@@ -151,7 +151,7 @@ def test_a_notebook_may_be_named_by_its_path(house, monkeypatch):
         (["--profile", "smoke", "-p", "steps", "5"], "smoke-steps-", "smoke with steps=5", None),
         (["-p", "steps", "5", "--time-limit", "9"], "default-steps-", "default with steps=5", 9),
         (["--remeasure"], "default", "default", None),
-        (["--compile"], "default", "default", None),
+        (["--compile"], "default", "default", 300),
     ],
 )
 def test_other_parameters_have_a_folder_a_name_and_time(house, monkeypatch, arguments, folder, profile, limit):
