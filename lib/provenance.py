@@ -32,7 +32,7 @@ SAME = {
     "4498f5f28b0e": "d6fee08bc254",  # lib.anomaly
     "3c9864791a05": "602fed1e6388",  # lib.features
     "9e577b1a830a": "585b343db1d6",  # lib.models.slot_attention
-    "f3532b48515c": "f3fac378298d",  # lib.training
+    "20de6a992080": "f3fac378298d",  # lib.training
     "ca0e747111c2": "baed5e6d174e",  # lib.studies.roads.alarms
     "6b7c4b2fe9a2": "a8ea43982fd3",  # lib.studies.roads.experiment
     "d1267288ab26": "8b9f15e62a2d",  # lib.studies.roads.pretrained

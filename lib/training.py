@@ -316,14 +316,19 @@ def compiles() -> bool:
     return os.environ.get("SLOTS_COMPILE") == "1"
 
 
+def compiled_parts(model: nn.Module) -> list[nn.Module]:
+    """The parts of a model that a training compiles: those that draw `initial_slots`, if `compiles()`."""
+    return [part for part in model.modules() if hasattr(part, "initial_slots")] if compiles() else []
+
+
 @contextmanager
 def compiled(model: nn.Module, label: str = "training") -> Iterator[None]:
-    """Within, parts of a model that draw `initial_slots` run as torch.compile makes them, where they train.
+    """Within, `compiled_parts` of a model run as torch.compile makes them, where they train.
 
-    Only if `compiles()`. The numbers are the same up to rounding: first slots are drawn outside of what is compiled,
+    The numbers are the same up to rounding: first slots are drawn outside of what is compiled,
     where they would be others. What cannot be compiled, one line says, and this process tries no more.
     """
-    parts = [part for part in model.modules() if hasattr(part, "initial_slots")] if compiles() else []
+    parts = compiled_parts(model)
     for part in parts:
         part.forward = partial(_compiled, part, part.forward, torch.compile(part.forward, dynamic=False), label)
     try:
@@ -502,7 +507,7 @@ def load_or_train(
             "seconds": round(spent, 1),
             "device": results.device_name(next(model.parameters()).device),
             "processes": parallel.size(),
-            "compiled": compiles(),
+            "compiled": bool(compiled_parts(model)),
             **peak_memory(where),
             "versions": results.versions(),
         }

@@ -307,6 +307,15 @@ def test_only_what_trains_is_compiled_and_only_while_it_does(every_step, monkeyp
     assert len(calls) == 5
 
 
+def test_a_header_says_compiled_only_of_what_was(house, monkeypatch):
+    monkeypatch.setenv("SLOTS_COMPILE", "1")
+    assert house().header["compiled"] is False, "nothing in it draws slots"
+    net = Dinosaur(6, num_slots=3, slot_dim=8)
+    assert training.compiled_parts(net) == [net.attention]
+    monkeypatch.setenv("SLOTS_COMPILE", "0")
+    assert not training.compiled_parts(net)
+
+
 def test_what_cannot_be_compiled_trains_as_it_is(every_step, monkeypatch, capsys):
     def broken(function, **_):
         def call(*_):
